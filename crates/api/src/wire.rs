@@ -1,0 +1,68 @@
+//! Messages that rooms send one another beside the Kubernetes API: JSON over HTTP on a cluster, plain values
+//! in one process.
+
+use serde::{Deserialize, Serialize};
+
+/// A revision, as the request path names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RevisionKey {
+    pub namespace: String,
+    pub revision: String,
+}
+
+/// Sent at once when requests wait and no slot is free: scale up now, do not wait for the next report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Poke {
+    #[serde(flatten)]
+    pub key: RevisionKey,
+    /// Requests that wait for a slot.
+    pub queued: u32,
+    /// Requests that an instance is working on.
+    pub in_flight: u32,
+}
+
+/// What one gateway saw of one revision in the last reporting interval.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConcurrencyStat {
+    #[serde(flatten)]
+    pub key: RevisionKey,
+    /// Time-weighted average of requests in the gateway, waiting ones included.
+    pub average_concurrency: f64,
+    /// Requests that arrived, per second.
+    pub requests_per_second: f64,
+    /// Requests inside the gateway at the moment of the report, waiting ones included.
+    pub in_flight: u32,
+    /// Each instance with its requests in flight, so that scale-down can pick an idle one.
+    pub instances: Vec<InstanceLoad>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceLoad {
+    pub pod: String,
+    pub in_flight: u32,
+}
+
+/// What a gateway tells the autoscaler.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum GatewayMessage {
+    Poke(Poke),
+    /// Once a second: every revision with traffic now or since the last report.
+    Report(Vec<ConcurrencyStat>),
+}
+
+/// `<data-dir>/endpoints.json`: where a running platform listens.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    pub api: String,
+    pub gateway: String,
+    pub console: String,
+    pub metrics: String,
+    pub registry: String,
+    /// The gateway's listener on the pods' side; absent where pods have no network of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway_internal: Option<String>,
+}
