@@ -17,3 +17,4 @@ pub mod wire;
 
 pub use condition::{Condition, ConditionSet, Conditions};
 pub use k8s_openapi;
+pub use wire::Clock;

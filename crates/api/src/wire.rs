@@ -66,3 +66,6 @@ pub struct Endpoints {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway_internal: Option<String>,
 }
+
+/// The present, as an argument: rooms take one by value, tests pass their own.
+pub type Clock = std::sync::Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
