@@ -1,1 +1,33 @@
-fn main() {}
+//! The repository's own checks and chores: `cargo xtask tidy` keeps the documents and the code saying the same.
+
+mod tidy;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let task = std::env::args().nth(1);
+    let result = match task.as_deref() {
+        Some("tidy") => tidy::run(),
+        _ => {
+            eprintln!("usage: cargo xtask tidy");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(complaints) if complaints.is_empty() => {
+            println!("tidy: nothing to complain about");
+            ExitCode::SUCCESS
+        }
+        Ok(complaints) => {
+            for complaint in &complaints {
+                eprintln!("tidy: {complaint}");
+            }
+            eprintln!("tidy: {} complaint(s)", complaints.len());
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("tidy: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
