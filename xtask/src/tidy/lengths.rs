@@ -61,8 +61,8 @@ fn functions(lines: &[&str]) -> Vec<(String, usize)> {
         let Some(name) = function_name(trimmed) else { continue };
         let indent = &line[..line.len() - trimmed.len()];
         let (close, declared) = (format!("{indent}}}"), format!("{indent})"));
-        let ends = |l: &&str| **l == close || (l.starts_with(&declared) && l.ends_with(';'));
-        let end = lines[i..].iter().position(|l| ends(&l)).filter(|end| lines[i + end] == close);
+        let ends = |l: &str| *l == close || (l.starts_with(&declared) && l.ends_with(';'));
+        let end = lines[i..].iter().position(|l| ends(l)).filter(|end| lines[i + end] == close);
         if let Some(end) = end.filter(|_| !line.ends_with(';')) {
             found.push((name, end + 1));
         }
