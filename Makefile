@@ -1,0 +1,40 @@
+# Two commands do all set-up on a bare Debian 12 with Rust: `make demo` and `make test`.
+# The others: build, test-long, bench, tidy.
+
+CARGO ?= cargo
+# How much longer the long tests are than their seeded twins in `make test`.
+export CARGO_TERM_COLOR ?= auto
+
+.PHONY: build demo test test-long bench tidy
+
+build:
+	@xtask/prepare.sh build
+	$(CARGO) build --release --package dhow
+
+demo:
+	@xtask/prepare.sh demo
+	$(CARGO) build --release --package dhow
+	@bench/demo.sh target/release/dhow
+
+test:
+	@xtask/prepare.sh test
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --quiet -- --deny warnings
+	$(CARGO) xtask tidy
+	DHOW_KUBECTL="$$(xtask/kubectl.sh)" $(CARGO) test --workspace --quiet
+	/usr/bin/python3 -m unittest discover --quiet --start-directory runtimes/python/tests
+	/usr/bin/node --test runtimes/node/tests/
+
+test-long:
+	@xtask/prepare.sh test
+	DHOW_LONG=1 DHOW_KUBECTL="$$(xtask/kubectl.sh)" $(CARGO) test --workspace --release
+
+bench:
+	@xtask/prepare.sh bench
+	$(CARGO) build --release --package dhow
+	/usr/bin/python3 bench/run.py
+
+tidy:
+	$(CARGO) fmt --all
+	$(CARGO) clippy --workspace --all-targets --quiet -- --deny warnings
+	$(CARGO) xtask tidy
