@@ -65,6 +65,9 @@ pub struct Endpoints {
     /// The gateway's listener on the pods' side; absent where pods have no network of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway_internal: Option<String>,
+    /// Which of the machine's slots its sandboxes use; absent where it makes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u8>,
 }
 
 /// The present, as an argument: rooms take one by value, tests pass their own.
