@@ -1,0 +1,337 @@
+#!/usr/bin/env python3
+"""Measures a real `dhow up` beside its peers, in the same run, and keeps the result.
+
+Prints a table and writes bench/results/<date>-<commit>.json. Every figure stands beside a peer's as a ratio, with the
+share of the time that the CPUs were idle just before, since other work on the machine moves everything.
+"""
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DHOW = ROOT / "target/release/dhow"
+PEERS = ROOT / "bench/peers"
+PYTHON = "/usr/bin/python3"
+NODE = "/usr/bin/node"
+SAMPLES = int(os.environ.get("DHOW_BENCH_SAMPLES", "50"))
+SECONDS = int(os.environ.get("DHOW_BENCH_SECONDS", "5"))
+
+HANDLER = "import os\n\ndef handle(request):\n    return os.environ['HOSTNAME']\n"
+ASGI = (
+    "import os\n\nasync def app(scope, receive, send):\n"
+    "    if scope['type'] != 'http':\n        raise RuntimeError(scope['type'])\n"
+    "    await send({'type': 'http.response.start', 'status': 200, 'headers': [(b'content-type', b'text/plain')]})\n"
+    "    await send({'type': 'http.response.body', 'body': os.environ['HOSTNAME'].encode()})\n"
+)
+FETCH = "export default { fetch: () => new Response(process.env.HOSTNAME) };\n"
+
+
+def idle_fraction(seconds=0.5):
+    def read():
+        fields = [int(x) for x in pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+        return fields[3] + fields[4], sum(fields)
+
+    idle, total = read()
+    time.sleep(seconds)
+    idle2, total2 = read()
+    return round((idle2 - idle) / max(1, total2 - total), 3)
+
+
+def quiet():
+    """Waits, bounded, for the machine to have nothing else to do; returns the idle fraction seen last."""
+    for _ in range(20):
+        idle = idle_fraction()
+        if idle > 0.9:
+            break
+    return idle
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def tree(pid):
+    found = [pid]
+    with contextlib.suppress(OSError):
+        for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += tree(int(child))
+    return found
+
+
+def rss(pid):
+    """Resident bytes over the process tree, shared pages counted once per process: an upper bound."""
+    total = 0
+    for p in tree(pid):
+        with contextlib.suppress(OSError):
+            total += int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path(f"/proc/{p}/status").read_text())[1]) * 1024
+    return total
+
+
+def cpu_seconds(pid):
+    total = 0
+    for p in tree(pid):
+        with contextlib.suppress(OSError):
+            fields = pathlib.Path(f"/proc/{p}/stat").read_text().rsplit(")", 1)[1].split()
+            total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def percentile(values, share):
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def request(address, host, path="/"):
+    """One request on a connection of its own; returns seconds to the first byte, and the whole answer."""
+    begin = time.perf_counter()
+    with socket.create_connection(address, timeout=60) as s:
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        s.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        data = s.recv(65536)
+        first = time.perf_counter() - begin
+        while chunk := s.recv(65536):
+            data += chunk
+    return first, data
+
+
+class Platform:
+    def __init__(self, prefix=()):
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="dhow-bench-"))
+        self.data = self.dir / "data"
+        listeners = [x for name in ("api", "gateway", "console", "metrics", "registry") for x in (f"--{name}-listen", "127.0.0.1:0")]
+        begin = time.perf_counter()
+        self.log = open(self.dir / "log", "w")
+        self.process = subprocess.Popen([*prefix, DHOW, "up", "--data-dir", self.data, *listeners], stderr=self.log, stdout=self.log)
+        while not (self.data / "endpoints.json").exists():
+            if self.process.poll() is not None:
+                sys.exit(f"dhow up ended:\n{(self.dir / 'log').read_text()}")
+            time.sleep(0.001)
+        self.start_seconds = time.perf_counter() - begin
+        self.endpoints = json.loads((self.data / "endpoints.json").read_text())
+        host, port = self.endpoints["gateway"].rsplit(":", 1)
+        self.gateway = (host, int(port))
+
+    def run(self, *args, **kwargs):
+        env = dict(os.environ, DHOW_KUBECONFIG=str(self.data / "kubeconfig"), KUBECONFIG=str(self.data / "kubeconfig"))
+        return subprocess.run([str(a) for a in args], env=env, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+
+    def deploy(self, name, files):
+        source = self.dir / name
+        source.mkdir()
+        for file, content in files.items():
+            (source / file).write_text(content)
+        self.run(DHOW, "deploy", source)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(30)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def cold_bare(command, port):
+    """A plain interpreter, started for the request: the time until it has answered."""
+    begin = time.perf_counter()
+    process = subprocess.Popen([*command, str(port)], stdout=subprocess.DEVNULL)
+    try:
+        while True:
+            try:
+                request(("127.0.0.1", port), "localhost")
+                return time.perf_counter() - begin
+            except (ConnectionError, IndexError):
+                time.sleep(0.0002)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def cold_starts(platform):
+    rows = []
+    kinds = [
+        ("python", {"main.py": HANDLER}, "bare.py", [PYTHON, "-I", "-S", PEERS / "bare.py"]),
+        ("python-asgi", {"main.py": ASGI}, "bare.py", [PYTHON, "-I", "-S", PEERS / "bare.py"]),
+        ("node", {"index.mjs": FETCH}, "bare.mjs", [NODE, PEERS / "bare.mjs"]),
+    ]
+    for name, files, peer, command in kinds:
+        platform.deploy(name, files)
+        ours, bare, seen = [], [], set()
+        idle = quiet()
+        for _ in range(SAMPLES):
+            platform.run(DHOW, "scale", name, "--to", "0")
+            seconds, answer = request(platform.gateway, f"{name}.default.localhost")
+            assert b" 200 " in answer.split(b"\r\n", 1)[0], answer
+            seen.add(answer.rsplit(b"\n", 1)[-1])
+            ours.append(seconds)
+            bare.append(cold_bare(command, free_port()))
+        platform.run(DHOW, "scale", name, "--to", "0")
+        rows.append({
+            "what": f"cold start, {name}", "unit": "ms", "samples": SAMPLES, "fresh_instances": len(seen), "idle": idle,
+            "p50": statistics.median(ours) * 1e3, "p99": percentile(ours, 0.99) * 1e3,
+            "peer": peer, "peer_p50": statistics.median(bare) * 1e3, "peer_p99": percentile(bare, 0.99) * 1e3,
+            "difference_p50": (statistics.median(ours) - statistics.median(bare)) * 1e3,
+            "ratio": statistics.median(ours) / statistics.median(bare),
+        })
+    return rows
+
+
+def wrk(address, host, connections):
+    """wrk on the second processor; requests per second and latencies in µs."""
+    script = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency", "-H", f"Host: {host}",
+              f"http://{address[0]}:{address[1]}/"]
+    text = subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True).stdout
+    unit = {"us": 1, "ms": 1e3, "s": 1e6}
+    latency = {k: float(v) * unit[u] for k, v, u in re.findall(r"\s(50|99)%\s+([\d.]+)(us|ms|s)", text)}
+    requests = int(re.search(r"(\d+) requests in", text)[1])
+    errors = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    assert not errors, text
+    return {"rps": float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1]), "requests": requests, "p50": latency["50"], "p99": latency["99"]}
+
+
+@contextlib.contextmanager
+def started(command, port):
+    process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(500):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def template(name, directory, **values):
+    text = (PEERS / name).read_text()
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", str(value))
+    path = directory / name
+    path.write_text(text)
+    return path
+
+
+def warm():
+    """Keep-alive requests through dhow's gateway, nginx and HAProxy, each pinned alone to the first processor, in front
+    of the same nginx that answers from memory; the load generator and the back end share the second."""
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="dhow-bench-"))
+    backend, nginx, haproxy = free_port(), free_port(), free_port()
+    platform = Platform(["taskset", "-c", "0"])
+    objects = {"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "networking.internal.knative.dev/v1alpha1", "kind": "Ingress", "metadata": {"name": "bench", "namespace": "default"},
+         "spec": {"rules": [{"hosts": ["bench.test"], "visibility": "ExternalIP", "http": {"paths": [{"splits": [{
+             "serviceName": "bench", "serviceNamespace": "default", "servicePort": 80, "percent": 100,
+             "policy": {"service": "bench", "containerConcurrency": 0, "timeoutSeconds": 300}}]}]}}]}},
+        {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+         "metadata": {"name": "bench", "namespace": "default", "labels": {"kubernetes.io/service-name": "bench"}},
+         "ports": [{"name": "http", "port": backend, "protocol": "TCP"}],
+         "endpoints": [{"addresses": ["127.0.0.1"], "conditions": {"ready": True, "serving": True, "terminating": False}}]}]}
+    manifest = directory / "bench.json"
+    manifest.write_text(json.dumps(objects))
+    rows = []
+    with contextlib.ExitStack() as stack:
+        stack.callback(platform.stop)
+        stack.callback(shutil.rmtree, directory, True)
+        platform.run("kubectl", "apply", "-f", manifest)
+        stack.enter_context(started(["taskset", "-c", "1", "nginx", "-c", template("backend.conf", directory, PORT=backend, DIR=directory)], backend))
+        first = stack.enter_context(started(["taskset", "-c", "0", "nginx", "-c", template("nginx.conf", directory, PORT=nginx, BACKEND=backend, DIR=directory)], nginx))
+        second = stack.enter_context(started(["taskset", "-c", "0", "haproxy", "-f", template("haproxy.cfg", directory, PORT=haproxy, BACKEND=backend)], haproxy))
+        sides = {"dhow": (platform.gateway, platform.process.pid), "nginx": (("127.0.0.1", nginx), first.pid), "haproxy": (("127.0.0.1", haproxy), second.pid)}
+        for connections in (1, 32):
+            idle = quiet()
+            runs = {side: [] for side in sides}
+            direct = []
+            for _ in range(3):
+                for side, (address, pid) in sides.items():
+                    before = cpu_seconds(pid)
+                    run = wrk(address, "bench.test", connections)
+                    run["cpu_us"] = (cpu_seconds(pid) - before) / max(1, run["requests"]) * 1e6
+                    runs[side].append(run)
+                direct.append(wrk(("127.0.0.1", backend), "bench.test", connections))
+            mid = {side: {k: statistics.median(r[k] for r in values) for k in values[0]} for side, values in runs.items()}
+            base = {k: statistics.median(r[k] for r in direct) for k in direct[0]}
+            for peer in ("nginx", "haproxy"):
+                ours, theirs = mid["dhow"], mid[peer]
+                rows.append({"what": f"warm, {connections} connection(s)", "unit": "requests/s", "idle": idle, "peer": peer,
+                             "value": ours["rps"], "peer_value": theirs["rps"], "ratio": ours["rps"] / theirs["rps"],
+                             "cpu_us": ours["cpu_us"], "peer_cpu_us": theirs["cpu_us"],
+                             "added_p50_us": ours["p50"] - base["p50"], "peer_added_p50_us": theirs["p50"] - base["p50"],
+                             "added_p99_us": ours["p99"] - base["p99"], "peer_added_p99_us": theirs["p99"] - base["p99"]})
+    return rows
+
+
+def footprint():
+    starts, memory, cpu = [], [], []
+    idle = quiet()
+    for _ in range(5):
+        platform = Platform()
+        time.sleep(2)
+        before = cpu_seconds(platform.process.pid)
+        time.sleep(3)
+        starts.append(platform.start_seconds * 1e3)
+        memory.append(rss(platform.process.pid) / (1 << 20))
+        cpu.append((cpu_seconds(platform.process.pid) - before) / 3 * 100)
+        platform.stop()
+    return [
+        {"what": "dhow up, until ready", "unit": "ms", "value": statistics.median(starts), "target": 100, "idle": idle},
+        {"what": "dhow up idle, resident over the process tree", "unit": "MiB", "value": statistics.median(memory), "target": 25, "idle": idle},
+        {"what": "dhow up idle, CPU", "unit": "% of one", "value": statistics.median(cpu), "target": 0.2, "idle": idle},
+        {"what": "binary", "unit": "MiB", "value": DHOW.stat().st_size / (1 << 20), "target": 40, "idle": idle},
+    ]
+
+
+def machine():
+    cpu = re.search(r"model name\s+: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
+    return {"cpu": cpu[1] if cpu else "unknown", "processors": os.cpu_count(), "kernel": os.uname().release,
+            "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20}
+
+
+def show(rows):
+    for row in rows:
+        if "p50" in row:
+            print(f"{row['what']:<28} p50 {row['p50']:7.1f} ms  p99 {row['p99']:7.1f} ms   {row['peer']} p50 {row['peer_p50']:6.1f} ms   "
+                  f"difference {row['difference_p50']:+6.1f} ms  ratio {row['ratio']:5.2f}   fresh {row['fresh_instances']}/{row['samples']}  idle {row['idle']}")
+        elif "peer" in row:
+            print(f"{row['what']:<28} {row['value']:9.0f}/s   {row['peer']:<8} {row['peer_value']:9.0f}/s  ratio {row['ratio']:5.2f}   "
+                  f"CPU/request {row['cpu_us']:.1f} : {row['peer_cpu_us']:.1f} µs   added p50 {row['added_p50_us']:.0f} : {row['peer_added_p50_us']:.0f} µs  "
+                  f"p99 {row['added_p99_us']:.0f} : {row['peer_added_p99_us']:.0f} µs  idle {row['idle']}")
+        else:
+            print(f"{row['what']:<46} {row['value']:8.2f} {row['unit']:<10} final target {row['target']}   idle {row['idle']}")
+
+
+def main():
+    only = sys.argv[1:] or ["footprint", "cold", "warm"]
+    rows = []
+    if "footprint" in only:
+        rows += footprint()
+    if "cold" in only:
+        platform = Platform()
+        try:
+            rows += cold_starts(platform)
+        finally:
+            platform.stop()
+    if "warm" in only:
+        rows += warm()
+    show(rows)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout.strip()
+    date = datetime.date.today().isoformat()
+    results = ROOT / "bench/results"
+    results.mkdir(exist_ok=True)
+    path = results / f"{date}-{commit or 'uncommitted'}.json"
+    path.write_text(json.dumps({"date": date, "commit": commit, "machine": machine(), "rows": rows}, indent=1) + "\n")
+    print(f"kept in {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
