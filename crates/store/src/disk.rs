@@ -278,7 +278,10 @@ fn classify(path: &Path, error: rusqlite::Error) -> StoreError {
         ErrorCode::DatabaseBusy,
         ErrorCode::DatabaseLocked,
     ];
+    // A file that ends in the middle of a page also counts as an IO error there.
+    let cut_off = error.sqlite_extended_error_code() == Some(rusqlite::ffi::SQLITE_IOERR_SHORT_READ);
     match error.sqlite_error_code() {
+        Some(_) if cut_off => corrupt(path, "it ends in the middle".into()),
         Some(code) if machine.contains(&code) => {
             StoreError::Io { path: path.into(), source: std::io::Error::other(error) }
         }

@@ -1,0 +1,270 @@
+//! Crash injection: a child process that is killed while it writes, one whose disk refuses to grow, and copies of
+//! its files that are torn or have flipped bits.
+
+#![allow(clippy::unwrap_used, reason = "a failed test ends by panicking")]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use bytes::Bytes;
+use store::{Durability, Expect, Options, Revision, Store, StoreError, Write};
+
+const PATH: &str = "DHOW_STORE_CHILD_PATH";
+const SEED: &str = "DHOW_STORE_CHILD_SEED";
+
+/// A small generator of its own, so that a seed means the same rounds for ever (xorshift, Marsaglia 2003).
+struct Seeded(u64);
+
+impl Seeded {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+fn open(path: &Path) -> Result<Store<()>, StoreError> {
+    Store::open(path, |_, _| (), Options::default())
+}
+
+/// What the child does: two writers, each printing what was acknowledged. Every value names its own revision.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn child() {
+    let Some(path) = std::env::var_os(PATH).map(PathBuf::from) else { return };
+    let seed: u64 = std::env::var(SEED).unwrap().parse().unwrap();
+    let store = open(&path).unwrap();
+    println!("ready {}", store.revision());
+    let writers: Vec<_> = (0..2).map(|writer| tokio::spawn(write_for_ever(store.clone(), writer, seed))).collect();
+    let watched = store.clone();
+    let failure = tokio::spawn(async move { watched.failed().await });
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    // Only a failed disk ends the writers, and then the whole program is told.
+    let reason = failure.await.unwrap();
+    assert!(matches!(store.durable(store.revision()).await, Err(StoreError::Failed { .. })));
+    assert!(matches!(store.close().await, Err(StoreError::Failed { .. })));
+    println!("failed {reason}");
+}
+
+async fn write_for_ever(store: Store<()>, writer: u64, seed: u64) {
+    let mut random = Seeded(seed * 2 + writer + 1);
+    loop {
+        let key = format!("{writer}/{}", random.below(40));
+        let size = random.below(6_000) as usize;
+        let delete = random.below(5) == 0 && store.get(&key).is_some();
+        let result = store.write(&key, Expect::Any, Durability::Durable, |revision, _| {
+            Ok::<_, StoreError>(if delete {
+                Write::Delete { last: Bytes::new() }
+            } else {
+                Write::Put { value: format!("{revision}:{}", "v".repeat(size)).into(), index: () }
+            })
+        });
+        let revision = match result {
+            Ok(change) => change.revision,
+            Err(StoreError::Failed { .. }) => return,
+            Err(error) => panic!("{error}"),
+        };
+        match store.durable(revision).await {
+            Ok(()) => println!("acknowledged {revision} {} {key}", if delete { "delete" } else { "put" }),
+            Err(StoreError::Failed { .. }) => return,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// What was acknowledged: the last revision of each key, and whether it is there.
+#[derive(Clone, Default)]
+struct Acknowledged {
+    keys: BTreeMap<String, (Revision, bool)>,
+    highest: Revision,
+}
+
+impl Acknowledged {
+    fn read(&mut self, line: &str) -> bool {
+        // The test harness prints its own words in front of the first line.
+        let Some(rest) = line.split_once("acknowledged ").map(|(_, rest)| rest) else { return false };
+        let words: Vec<&str> = rest.split(' ').collect();
+        let [revision, what, key] = words[..] else { panic!("{line}") };
+        let revision = revision.parse().unwrap();
+        self.keys.insert(key.into(), (revision, what == "put"));
+        self.highest = self.highest.max(revision);
+        true
+    }
+
+    /// Everything acknowledged is there. Each writer may have got one step further than it could tell. What is there
+    /// is whole. Then goes on from what is there.
+    fn check(&mut self, store: &Store<()>, round: &str) {
+        let mut steps_further = BTreeMap::new();
+        for (key, &(revision, there)) in &self.keys {
+            let found = store.get(key).map(|entry| entry.modified);
+            let as_acknowledged = if there { found == Some(revision) } else { found.is_none() };
+            if !as_acknowledged {
+                assert!(found.is_none_or(|found| found > revision), "{round}: {key} went back to {found:?}");
+                *steps_further.entry(&key[..1]).or_insert(0) += 1;
+            }
+        }
+        assert!(steps_further.values().all(|steps| *steps <= 1), "{round}: {steps_further:?}");
+        assert!(store.revision() > self.highest, "{round}");
+        check_values(store, round);
+        let entries = store.list("", None, 0).entries;
+        self.keys = entries.into_iter().map(|entry| (entry.key.to_string(), (entry.modified, true))).collect();
+    }
+}
+
+fn check_values(store: &Store<()>, round: &str) {
+    for entry in store.list("", None, 0).entries {
+        let text = String::from_utf8(entry.value.to_vec()).unwrap();
+        assert_eq!(text.split(':').next(), Some(entry.modified.to_string().as_str()), "{round}: {}", entry.key);
+    }
+}
+
+fn command(path: &Path, seed: u64, limit_blocks: Option<u64>) -> Child {
+    let program = std::env::current_exe().unwrap();
+    let mut command = match limit_blocks {
+        None => Command::new(program),
+        Some(blocks) => {
+            // Ignored, the signal turns into an error of the write call.
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"")]).arg(program);
+            shell
+        }
+    };
+    command.args(["--exact", "child", "--nocapture", "--test-threads=1"]);
+    command.env(PATH, path).env(SEED, seed.to_string());
+    command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn long() -> bool {
+    std::env::var_os("DHOW_LONG").is_some()
+}
+
+/// Runs the child until it has acknowledged that many writes, kills it, and reads what it still said.
+fn kill_after(path: &Path, seed: u64, count: u64, spins: u64, known: &mut Acknowledged) {
+    let mut child = command(path, seed, None);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut left = count;
+    while left > 0 {
+        let line = lines.next().expect("the child ended by itself").unwrap();
+        left -= u64::from(known.read(&line));
+    }
+    // The moment of the kill moves through whatever the writers do next.
+    for spin in 0..spins {
+        std::hint::black_box(spin);
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for line in lines.map_while(Result::ok) {
+        known.read(&line);
+    }
+}
+
+#[test]
+fn killed_at_any_moment_nothing_acknowledged_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("objects.sqlite");
+    let mut random = Seeded(0x5eed);
+    let mut known = Acknowledged::default();
+    for round in 0..if long() { 200 } else { 15 } {
+        let (count, spins) = (1 + random.below(60), random.below(3_000_000));
+        kill_after(&path, round, count, spins, &mut known);
+        let store = open(&path).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        known.check(&store, &format!("round {round}"));
+    }
+}
+
+#[test]
+fn a_disk_that_refuses_a_write_fails_the_store() {
+    for (seed, blocks) in [(1, 200), (2, 600), (3, 1_500)] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("objects.sqlite");
+        let mut child = command(&path, seed, Some(blocks));
+        let mut known = Acknowledged::default();
+        let mut failed = None;
+        for line in BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok) {
+            known.read(&line);
+            failed = line.split_once("failed ").map(|(_, reason)| reason.to_string()).or(failed);
+        }
+        assert!(child.wait().unwrap().success(), "the child's own assertions hold");
+        let reason = failed.expect("the failure is announced");
+        assert!(reason.contains("takes no more writes"), "{reason}");
+        assert!(!known.keys.is_empty());
+        let store = open(&path).unwrap();
+        known.check(&store, &format!("{blocks} blocks"));
+    }
+}
+
+/// Copies of a killed store's files, damaged in a seeded way: never a panic, never a value that was not written.
+#[test]
+fn damaged_files_recover_a_prefix_or_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("objects.sqlite");
+    let mut known = Acknowledged::default();
+    // Long enough for checkpoints: the main file then holds commits of its own.
+    for round in 0..3 {
+        kill_after(&path, 100 + round, 400, 0, &mut known);
+    }
+    let wal = folder.path().join("objects.sqlite-wal");
+    assert!(std::fs::metadata(&wal).unwrap().len() > 0, "a killed store leaves its log");
+    let checkpointed = without_log(&path, &wal);
+    let mut random = Seeded(0xbad);
+    let mut refused = 0;
+    let rounds = if long() { 2_000 } else { 150 };
+    for round in 0..rounds {
+        let copy = tempfile::tempdir().unwrap();
+        let (main, log) = (copy.path().join("objects.sqlite"), copy.path().join("objects.sqlite-wal"));
+        std::fs::copy(&path, &main).unwrap();
+        std::fs::copy(&wal, &log).unwrap();
+        let in_log = round % 2 == 0;
+        damage(if in_log { &log } else { &main }, &mut random);
+        match open(&main) {
+            Ok(store) => {
+                check_values(&store, &format!("round {round}"));
+                if in_log {
+                    for (key, modified) in &checkpointed {
+                        let newer = store.get(key).is_none_or(|entry| entry.modified >= *modified);
+                        assert!(newer, "round {round}: {key} went back before the checkpoint");
+                    }
+                }
+            }
+            Err(StoreError::Corrupt { .. } | StoreError::TooNew { .. }) => refused += 1,
+            Err(StoreError::Io { source, .. }) => panic!("round {round}: {source}"),
+            Err(error) => panic!("round {round}: {error}"),
+        }
+    }
+    assert!(refused > 0 && refused < rounds, "{refused} of {rounds} were refused");
+}
+
+/// What the main file alone holds.
+fn without_log(path: &Path, wal: &Path) -> Vec<(String, Revision)> {
+    let copy = tempfile::tempdir().unwrap();
+    let main = copy.path().join("objects.sqlite");
+    std::fs::copy(path, &main).unwrap();
+    assert!(wal.exists());
+    let entries = open(&main).unwrap().list("", None, 0).entries;
+    assert!(!entries.is_empty(), "something was checkpointed");
+    entries.into_iter().map(|entry| (entry.key.to_string(), entry.modified)).collect()
+}
+
+fn damage(path: &Path, random: &mut Seeded) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let length = bytes.len() as u64;
+    match random.below(3) {
+        0 => bytes.truncate(random.below(length) as usize),
+        1 => {
+            for _ in 0..=random.below(4) {
+                bytes[random.below(length) as usize] ^= 1 << random.below(8);
+            }
+        }
+        _ => {
+            // A sector that never arrived.
+            let start = (random.below(length) / 512 * 512) as usize;
+            let end = (start + 512).min(bytes.len());
+            bytes[start..end].fill(0);
+        }
+    }
+    std::fs::write(path, bytes).unwrap();
+}

@@ -1,0 +1,191 @@
+//! Random histories against a plain map, on both engines: what a read says, what a watch delivers, what a restart
+//! keeps.
+
+#![allow(clippy::unwrap_used, reason = "a failed test ends by panicking")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use store::{Durability, Expect, Options, Revision, Store, StoreError, Write};
+
+#[derive(Clone, Debug)]
+enum Step {
+    Put { key: u8, value: u8, durable: bool, expect: Guess },
+    Delete { key: u8, expect: Guess },
+    Follow,
+    Restart { clean: bool },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Guess {
+    Any,
+    Absent,
+    Present,
+    Right,
+    Wrong,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let guess = || {
+        prop_oneof![
+            3 => Just(Guess::Any),
+            1 => Just(Guess::Absent),
+            1 => Just(Guess::Present),
+            2 => Just(Guess::Right),
+            1 => Just(Guess::Wrong),
+        ]
+    };
+    prop_oneof![
+        8 => (0..6u8, any::<u8>(), any::<bool>(), guess())
+            .prop_map(|(key, value, durable, expect)| Step::Put { key, value, durable, expect }),
+        4 => (0..6u8, guess()).prop_map(|(key, expect)| Step::Delete { key, expect }),
+        1 => Just(Step::Follow),
+        1 => any::<bool>().prop_map(|clean| Step::Restart { clean }),
+    ]
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Known {
+    value: Bytes,
+    created: Revision,
+    modified: Revision,
+    durable: bool,
+}
+
+type Model = BTreeMap<String, Known>;
+
+fn index(_key: &str, value: &[u8]) -> usize {
+    value.len()
+}
+
+fn open(path: &Path) -> Store<usize> {
+    Store::open(path, index, Options::default()).unwrap()
+}
+
+fn snapshot(store: &Store<usize>) -> Vec<(String, Bytes, Revision, Revision)> {
+    let entries = store.list("", None, 0).entries;
+    entries.into_iter().map(|e| (e.key.to_string(), e.value, e.created, e.modified)).collect()
+}
+
+fn expected(model: &Model) -> Vec<(String, Bytes, Revision, Revision)> {
+    model.iter().map(|(key, k)| (key.clone(), k.value.clone(), k.created, k.modified)).collect()
+}
+
+/// Applies one write to both and compares what each says about it.
+fn write(store: &Store<usize>, model: &mut Model, key: u8, value: Option<u8>, durable: bool, guess: Guess) {
+    let key = format!("key/{key}");
+    let known = model.get(&key).cloned();
+    let at = known.as_ref().map(|k| k.modified);
+    let (expect, met) = match guess {
+        Guess::Any => (Expect::Any, true),
+        Guess::Absent => (Expect::Absent, at.is_none()),
+        Guess::Present => (Expect::Present, at.is_some()),
+        Guess::Right => (at.map_or(Expect::Absent, Expect::At), true),
+        Guess::Wrong => (Expect::At(at.unwrap_or(0) + 1), false),
+    };
+    let met = met && (value.is_some() || known.is_some());
+    let before = store.revision();
+    let durability = if durable { Durability::Durable } else { Durability::Ephemeral };
+    let bytes = |value: u8| Bytes::from(vec![value; usize::from(value) + 1]);
+    let result = store.write(&key, expect, durability, |_, current| {
+        assert_eq!(current.map(|entry| entry.modified), at);
+        Ok::<_, StoreError>(match value {
+            Some(value) => Write::Put { index: usize::from(value) + 1, value: bytes(value) },
+            None => Write::Delete { last: Bytes::from_static(b"last") },
+        })
+    });
+    match result {
+        Ok(change) => {
+            assert!(met, "{key} {expect:?} was met");
+            assert_eq!(change.revision, before + 1);
+            assert_eq!(change.previous.map(|entry| entry.modified), at);
+            match value {
+                Some(value) => {
+                    let created = known.map_or(change.revision, |k| k.created);
+                    model.insert(key, Known { value: bytes(value), created, modified: change.revision, durable });
+                }
+                None => drop(model.remove(&key)),
+            }
+        }
+        Err(StoreError::Conflict { actual, .. }) => {
+            assert!(!met, "{key} {expect:?} was refused");
+            assert_eq!((actual, store.revision()), (at, before));
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+async fn run(steps: Vec<Step>, path: Option<&Path>) {
+    let mut store = path.map_or_else(|| Store::memory(index, Options::default()), open);
+    let mut model = Model::new();
+    // Where a follower began, and what it knew then.
+    let mut followed = (store.revision(), model.clone());
+    for step in steps {
+        match step {
+            Step::Put { key, value, durable, expect } => write(&store, &mut model, key, Some(value), durable, expect),
+            Step::Delete { key, expect } => write(&store, &mut model, key, None, true, expect),
+            Step::Follow => {
+                replay(&store, followed, &model).await;
+                followed = (store.revision(), model.clone());
+            }
+            Step::Restart { clean } => {
+                let Some(path) = path else { continue };
+                let last = store.revision();
+                if clean {
+                    store.close().await.unwrap();
+                }
+                drop(store);
+                store = open(path);
+                assert!(store.revision() > last);
+                model.retain(|_, known| known.durable);
+                followed = (store.revision(), model.clone());
+            }
+        }
+        assert_eq!(snapshot(&store), expected(&model));
+    }
+    replay(&store, followed, &model).await;
+}
+
+/// A watch from a revision turns what was known then into what is known now.
+async fn replay(store: &Store<usize>, (from, mut then): (Revision, Model), now: &Model) {
+    let mut watch = store.watch("key/", Some(from)).unwrap();
+    for revision in from + 1..=store.revision() {
+        let change = watch.next().await.unwrap().unwrap();
+        assert_eq!(change.revision, revision);
+        match &change.current {
+            Some(entry) => {
+                let known = Known {
+                    value: entry.value.clone(),
+                    created: entry.created,
+                    modified: entry.modified,
+                    durable: now.get(&*change.key).is_some_and(|known| known.durable),
+                };
+                then.insert(change.key.to_string(), known);
+            }
+            None => {
+                assert_eq!(change.previous.as_ref().unwrap().value, "last");
+                then.remove(&*change.key);
+            }
+        }
+    }
+    assert_eq!(expected(&then), expected(now));
+    assert_eq!(watch.caught_up(), Some(store.revision()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: if long() { 2_000 } else { 60 }, ..ProptestConfig::default() })]
+
+    #[test]
+    fn behaves_like_a_map(steps in prop::collection::vec(step(), 1..80)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(run(steps.clone(), None));
+        let folder = tempfile::tempdir().unwrap();
+        runtime.block_on(run(steps, Some(&folder.path().join("objects.sqlite"))));
+    }
+}
+
+fn long() -> bool {
+    std::env::var_os("DHOW_LONG").is_some()
+}

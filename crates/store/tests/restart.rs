@@ -1,0 +1,202 @@
+//! What survives a restart of the SQLite engine, and what a file must be like to be opened.
+
+#![allow(clippy::unwrap_used, reason = "a failed test ends by panicking")]
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use store::{Durability, Expect, Options, Revision, Store, StoreError, Write};
+
+fn index(_key: &str, value: &[u8]) -> usize {
+    value.len()
+}
+
+fn open(path: &Path) -> Result<Store<usize>, StoreError> {
+    Store::open(path, index, Options::default())
+}
+
+fn put(store: &Store<usize>, key: &str, durability: Durability, value: &str) -> Revision {
+    let value = Bytes::copy_from_slice(value.as_bytes());
+    let make = |_, _: Option<&_>| Ok::<_, StoreError>(Write::Put { index: value.len(), value: value.clone() });
+    store.write(key, Expect::Any, durability, make).unwrap().revision
+}
+
+fn delete(store: &Store<usize>, key: &str) -> Revision {
+    let make = |_, _: Option<&_>| Ok::<_, StoreError>(Write::Delete { last: Bytes::new() });
+    store.write(key, Expect::Any, Durability::Ephemeral, make).unwrap().revision
+}
+
+fn contents(store: &Store<usize>) -> Vec<(String, Bytes)> {
+    store.list("", None, 0).entries.into_iter().map(|entry| (entry.key.to_string(), entry.value)).collect()
+}
+
+fn folder() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("objects.sqlite");
+    (folder, path)
+}
+
+#[tokio::test]
+async fn the_last_write_decides_what_survives() {
+    use Durability::{Durable, Ephemeral};
+    let (_folder, path) = folder();
+    let store = open(&path).unwrap();
+    put(&store, "durable", Durable, "1");
+    put(&store, "ephemeral", Ephemeral, "2");
+    put(&store, "became-durable", Ephemeral, "3");
+    put(&store, "became-durable", Durable, "4");
+    put(&store, "became-ephemeral", Durable, "5");
+    put(&store, "became-ephemeral", Ephemeral, "6");
+    put(&store, "deleted", Durable, "7");
+    // That the deletion itself claims to be ephemeral does not bring the value back.
+    delete(&store, "deleted");
+    put(&store, "deleted-ephemeral", Ephemeral, "8");
+    let last = delete(&store, "deleted-ephemeral");
+    store.durable(last).await.unwrap();
+    assert_eq!(store.list("", None, 0).entries.len(), 4);
+    let before = store.get("durable").unwrap();
+    drop(store);
+
+    let store = open(&path).unwrap();
+    assert_eq!(contents(&store), [("became-durable".into(), "4".into()), ("durable".into(), "1".into())]);
+    let after = store.get("durable").unwrap();
+    assert_eq!((after.created, after.modified, *after.index), (before.created, before.modified, 1));
+}
+
+#[tokio::test]
+async fn revisions_jump_past_the_block() {
+    let (_folder, path) = folder();
+    let mut highest = 0;
+    // Small blocks, so that several are used up; cleanly closed and dropped in turn.
+    for round in 0..4 {
+        let store = Store::open(&path, index, Options { revision_block: 64, ..Options::default() }).unwrap();
+        assert!(store.revision() > highest, "round {round}");
+        assert_eq!(store.oldest_revision(), store.revision());
+        if highest > 0 {
+            let old = store.watch("", Some(highest)).err();
+            assert!(matches!(old, Some(StoreError::Compacted { .. })), "{old:?}");
+        }
+        for i in 0..300 {
+            let durability = if i % 3 == 0 { Durability::Durable } else { Durability::Ephemeral };
+            // A tiny block may be used up faster than the disk reserves the next: the writer is told to wait.
+            highest = loop {
+                let make = |_, _: Option<&_>| Ok::<_, StoreError>(Write::Put { index: 0, value: Bytes::new() });
+                match store.write("k", Expect::Any, durability, make) {
+                    Ok(change) => break change.revision,
+                    Err(StoreError::Overloaded) => tokio::task::yield_now().await,
+                    Err(error) => panic!("{error}"),
+                }
+            };
+        }
+        if round % 2 == 0 {
+            store.close().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_before_anything_changes() {
+    let (_folder, path) = folder();
+    let options = Options { writer_queue: 8, writer_queue_bytes: 1 << 20, ..Options::default() };
+    let store = Store::open(&path, index, options).unwrap();
+    let value = Bytes::from(vec![b'x'; 256 << 10]);
+    let mut refused = 0;
+    let mut written = vec![];
+    for i in 0..200 {
+        let before = store.revision();
+        let make = |_, _: Option<&_>| Ok::<_, StoreError>(Write::Put { index: 0, value: value.clone() });
+        match store.write(&format!("{i:03}"), Expect::Any, Durability::Durable, make) {
+            Ok(change) => written.push(change.key.to_string()),
+            Err(StoreError::Overloaded) => {
+                refused += 1;
+                assert_eq!(store.revision(), before);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(refused > 0, "a disk that takes 50 MiB in no time");
+    assert_eq!(store.counters().overloaded, refused);
+    store.durable(store.revision()).await.unwrap();
+    drop(store);
+    let keys: Vec<String> = contents(&open(&path).unwrap()).into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, written);
+}
+
+#[tokio::test]
+async fn many_writers_share_one_fsync() {
+    let (_folder, path) = folder();
+    let store = open(&path).unwrap();
+    let tasks: Vec<_> = (0..400)
+        .map(|i| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let revision = put(&store, &i.to_string(), Durability::Durable, "v");
+                store.durable(revision).await.unwrap();
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let counters = store.counters();
+    assert_eq!(counters.writes, 400);
+    assert!(counters.commits < 200, "{counters:?}");
+}
+
+#[tokio::test]
+async fn a_second_opener_is_refused_until_the_first_is_done() {
+    let (_folder, path) = folder();
+    let first = open(&path).unwrap();
+    assert!(matches!(open(&path), Err(StoreError::Locked { .. })));
+    first.close().await.unwrap();
+    drop(open(&path).unwrap());
+    open(&path).unwrap();
+}
+
+/// The files that cannot be opened, and what is said about them.
+#[tokio::test]
+async fn unusable_files() {
+    type Spoil = fn(&Path);
+    let rows: [(&str, Spoil, &str); 10] = [
+        (
+            "text",
+            |p| std::fs::write(p, "not a database, but long enough to hold a header".repeat(9)).unwrap(),
+            "not a database",
+        ),
+        ("emptied", |p| std::fs::write(p, "").unwrap(), "not a Dhow data file"),
+        ("missing, log left", |p| std::fs::rename(p, p.with_extension("sqlite-wal")).unwrap(), "the file is missing"),
+        ("another program's", |p| set(p, "PRAGMA application_id = 1"), "not a Dhow data file"),
+        ("newer", |p| set(p, "PRAGMA user_version = 99"), "newer version (schema 99"),
+        ("never released", |p| set(p, "PRAGMA user_version = 0"), "never released"),
+        ("changed value", |p| set(p, "UPDATE entries SET value = X'00'"), "wrong checksum"),
+        ("from the future", |p| set(p, "UPDATE meta SET value = 0 WHERE name = 'reserved'"), "out of order"),
+        ("no table", |p| set(p, "DROP TABLE entries"), "no such table"),
+        ("halved", |p| truncate(p, 2), "malformed"),
+    ];
+    for (name, spoil, want) in rows {
+        let (_folder, path) = folder();
+        let store = open(&path).unwrap();
+        for i in 0..50 {
+            put(&store, &format!("key-{i}"), Durability::Durable, &"value".repeat(200));
+        }
+        store.close().await.unwrap();
+        drop(store);
+        spoil(&path);
+        let error = open(&path).err().unwrap_or_else(|| panic!("{name} was opened"));
+        let text = error.to_string();
+        assert!(text.contains(want), "{name}: {text}");
+        assert!(text.contains("backup"), "{name} says what to do next: {text}");
+        assert!(matches!(error, StoreError::Corrupt { .. } | StoreError::TooNew { .. }), "{name}: {error:?}");
+    }
+    let error = open(Path::new("/nonexistent/objects.sqlite")).err();
+    assert!(matches!(error, Some(StoreError::Io { .. })), "{error:?}");
+}
+
+fn set(path: &Path, sql: &str) {
+    rusqlite::Connection::open(path).unwrap().execute_batch(sql).unwrap();
+}
+
+fn truncate(path: &Path, divisor: u64) {
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(file.metadata().unwrap().len() / divisor / 4096 * 4096).unwrap();
+}
