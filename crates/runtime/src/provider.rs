@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 /// # Contract
@@ -56,7 +57,7 @@ pub struct Capabilities {
 }
 
 /// Everything needed to start one pod.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SandboxSpec {
     /// The pod's uid.
     pub uid: String,
@@ -69,7 +70,7 @@ pub struct SandboxSpec {
 }
 
 /// What the sandbox may talk to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Network {
     /// Public addresses, DNS, and the gateway's internal listener; reachable from the gateway.
     Pod,
@@ -77,7 +78,7 @@ pub enum Network {
     Only(std::net::SocketAddr),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ContainerSpec {
     pub name: String,
     pub program: Program,
@@ -89,7 +90,7 @@ pub struct ContainerSpec {
     pub serve: Serve,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Program {
     /// A fresh process; `argv[0]` is a path inside the sandbox.
     Exec { argv: Vec<String> },
@@ -97,15 +98,16 @@ pub enum Program {
     Zygote { runtime: String },
 }
 
-/// A folder of the host that appears in the sandbox. Never follows a link at either end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A folder of the host that appears in the sandbox. Never follows a link at either end. The top folder of a
+/// writable one is given to the sandbox's own user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     pub host: PathBuf,
     pub inside: String,
     pub writable: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     pub memory_bytes: Option<u64>,
     pub cpu_millis: Option<u64>,
@@ -130,7 +132,7 @@ impl Default for Limits {
 }
 
 /// How the container is reached and how it says that it is ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Serve {
     /// fd 3 is a listening socket made inside the sandbox's network; ready when a byte is written to fd 4.
     Socket,
@@ -150,7 +152,7 @@ pub struct Sandbox {
     pub containers: Vec<Container>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Address {
     Ip(std::net::SocketAddr),
     Unix(PathBuf),

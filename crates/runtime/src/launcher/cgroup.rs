@@ -1,0 +1,169 @@
+//! Cgroups: one per container, below one per slot, in every hierarchy that has a controller we need.
+//!
+//! Owns those folders. Must not know what runs in them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::plan::{Controller, Hierarchy, hierarchies, memory_kills, settings};
+use crate::provider::Limits;
+
+/// The slot's part of every hierarchy.
+pub struct Tree {
+    hierarchies: Vec<Hierarchy>,
+    parent: String,
+}
+
+/// One container's cgroup.
+pub struct Cgroup {
+    folders: Vec<PathBuf>,
+    /// Open `cgroup.procs` files: writing `0` moves the writer.
+    pub doors: Vec<OwnedFd>,
+}
+
+impl Tree {
+    pub fn find(parent: &str) -> io::Result<Self> {
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo")?;
+        let unified = |root: &Path| fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+        Ok(Self { hierarchies: hierarchies(&mountinfo, unified), parent: parent.to_owned() })
+    }
+
+    /// The controllers that cannot be used, each with the reason; those hierarchies are left out from now on.
+    pub fn prepare(&mut self) -> Vec<(Controller, String)> {
+        let mut missing = vec![];
+        self.hierarchies.retain(|h| match prepare(h, &self.parent) {
+            Ok(()) => true,
+            Err(e) => {
+                missing.extend(h.controllers.iter().map(|c| (*c, e.to_string())));
+                false
+            }
+        });
+        for controller in [Controller::Memory, Controller::Cpu, Controller::Pids] {
+            let there = self.hierarchies.iter().any(|h| h.controllers.contains(&controller));
+            if !there && !missing.iter().any(|(c, _)| *c == controller) {
+                missing.push((controller, "this kernel offers no such cgroup controller".to_owned()));
+            }
+        }
+        missing
+    }
+
+    pub fn make(&self, name: &str) -> io::Result<Cgroup> {
+        let mut cgroup = Cgroup { folders: vec![], doors: vec![] };
+        for hierarchy in &self.hierarchies {
+            let folder = hierarchy.root.join(&self.parent).join(name);
+            match fs::create_dir(&folder) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                    let _ = cgroup.remove();
+                    return Err(e);
+                }
+                _ => {}
+            }
+            let procs = OpenOptions::new().write(true).open(folder.join("cgroup.procs"))?;
+            cgroup.folders.push(folder);
+            cgroup.doors.push(procs.into());
+        }
+        Ok(cgroup)
+    }
+
+    pub fn limit(&self, cgroup: &Cgroup, limits: &Limits) -> io::Result<()> {
+        for (hierarchy, folder) in self.hierarchies.iter().zip(&cgroup.folders) {
+            for setting in settings(hierarchy, limits) {
+                match write_existing(&folder.join(setting.file), &setting.value) {
+                    Err(e) if !(setting.optional && e.kind() == io::ErrorKind::NotFound) => {
+                        return Err(io::Error::new(e.kind(), format!("{}={}: {e}", setting.file, setting.value)));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills everything below the slot's parent, and removes it. `false` while something is still there.
+    pub fn clear(&self) -> bool {
+        let mut clear = true;
+        for hierarchy in &self.hierarchies {
+            let parent = hierarchy.root.join(&self.parent);
+            let children = fs::read_dir(&parent).into_iter().flatten().flatten();
+            for child in children.filter(|c| c.file_type().is_ok_and(|t| t.is_dir())) {
+                kill_all(&child.path());
+                clear &= remove(&child.path());
+            }
+            kill_all(&parent);
+            clear &= remove(&parent);
+        }
+        clear
+    }
+}
+
+impl Cgroup {
+    pub fn kill(&self) {
+        // Every process is in all of them; one whose forks outrun the reading is caught in the next round.
+        if let Some(folder) = self.folders.first() {
+            kill_all(folder);
+        }
+    }
+
+    pub fn ran_out_of_memory(&self) -> bool {
+        let files = self.folders.iter().flat_map(|f| [f.join("memory.oom_control"), f.join("memory.events")]);
+        files.filter_map(|file| fs::read_to_string(file).ok()).any(|text| memory_kills(&text) > 0)
+    }
+
+    /// `false` while a process is left in it.
+    pub fn remove(&mut self) -> bool {
+        self.doors.clear();
+        self.folders.retain(|folder| !remove(folder));
+        self.folders.is_empty()
+    }
+}
+
+fn prepare(hierarchy: &Hierarchy, parent: &str) -> io::Result<()> {
+    let folder = hierarchy.root.join(parent);
+    fs::create_dir_all(&folder)?;
+    if hierarchy.unified {
+        for controller in &hierarchy.controllers {
+            let name = match controller {
+                Controller::Memory => "+memory",
+                Controller::Cpu => "+cpu",
+                Controller::Pids => "+pids",
+            };
+            write_existing(&hierarchy.root.join("cgroup.subtree_control"), name)?;
+            write_existing(&folder.join("cgroup.subtree_control"), name)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_existing(file: &Path, value: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).open(file)?.write_all(value.as_bytes())
+}
+
+fn kill_all(folder: &Path) {
+    if write_existing(&folder.join("cgroup.kill"), "1").is_ok() {
+        return;
+    }
+    let Ok(pids) = fs::read_to_string(folder.join("cgroup.procs")) else { return };
+    for pid in pids.lines().filter_map(|l| l.parse().ok()).filter(|pid| *pid > 0) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+fn remove(folder: &Path) -> bool {
+    match fs::remove_dir(folder) {
+        Ok(()) => true,
+        Err(e) => e.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+/// Moves this process into the cgroups behind the doors.
+pub fn enter(doors: &[OwnedFd]) -> io::Result<()> {
+    for door in doors {
+        File::from(door.try_clone()?).write_all(b"0")?;
+    }
+    Ok(())
+}

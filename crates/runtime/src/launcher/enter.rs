@@ -1,0 +1,133 @@
+//! From a fork of the launcher to a program in its sandbox.
+//!
+//! Owns the order of the steps. Must not know anything that outlives the fork. Whatever goes wrong here is printed
+//! where the program's own errors would be, since that is where a person looks, and ends the container.
+
+use std::ffi::CString;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{chdir, setsid};
+
+use super::cgroup;
+use super::seccomp::Instruction;
+use super::sys;
+
+/// The exit code of a container whose sandbox could not be entered, as container runtimes use it.
+pub const COULD_NOT_START: i32 = 128;
+/// Under pressure the kernel takes a sandbox before it takes the platform.
+const OOM_SCORE: &str = "500";
+/// Files of `/proc` that say something about the host, or do something to it.
+pub const MASKED: &[&str] =
+    &["/proc/kcore", "/proc/keys", "/proc/kmsg", "/proc/sysrq-trigger", "/proc/timer_list", "/proc/kallsyms"];
+
+/// Everything the child needs; the descriptors are its own copies.
+pub struct Entry<'a> {
+    pub argv: &'a [String],
+    pub env: &'a [(String, String)],
+    pub working_dir: &'a str,
+    pub open_files: u64,
+    pub filter: &'a [Instruction],
+    pub stdout: &'a OwnedFd,
+    pub stderr: &'a OwnedFd,
+    pub listener: Option<&'a OwnedFd>,
+    pub ready: Option<&'a OwnedFd>,
+    /// Absent where there is no isolation to enter.
+    pub walls: Option<Walls<'a>>,
+}
+
+/// What keeps the sandbox apart.
+pub struct Walls<'a> {
+    pub user: u32,
+    pub doors: &'a [OwnedFd],
+    pub net: &'a OwnedFd,
+    pub ipc: &'a OwnedFd,
+    pub uts: &'a OwnedFd,
+    pub mnt: &'a OwnedFd,
+}
+
+/// Enters the sandbox and becomes the program. Called in the child of a fork.
+pub fn enter(entry: &Entry<'_>) -> ! {
+    let Err((step, error)) = attempt(entry);
+    let mut stderr = io::stderr();
+    let _ = writeln!(stderr, "dhow: cannot start the container: {step}: {error}");
+    sys::exit_now(COULD_NOT_START)
+}
+
+type Step = (String, io::Error);
+
+/// Names the step an error belongs to.
+fn at<E: Into<io::Error>>(step: &str) -> impl FnOnce(E) -> Step {
+    move |e| (step.to_owned(), e.into())
+}
+
+fn attempt(entry: &Entry<'_>) -> Result<std::convert::Infallible, Step> {
+    // From here on, errors go to the container's own log.
+    nix::unistd::dup2_stderr(entry.stderr).map_err(at("standard error"))?;
+    sys::reset_signals();
+    let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
+    setsid().map_err(at("new session"))?;
+    umask(Mode::from_bits_truncate(0o022));
+    if let Some(walls) = &entry.walls {
+        enter_walls(walls)?;
+    }
+    let null = fs::File::open("/dev/null").map_err(at("/dev/null"))?;
+    let fd = |fd: &OwnedFd| fd.as_raw_fd();
+    sys::arrange(&[
+        Some(null.as_raw_fd()),
+        Some(fd(entry.stdout)),
+        Some(fd(entry.stderr)),
+        entry.listener.map(fd),
+        entry.ready.map(fd),
+    ])
+    .map_err(at("descriptors"))?;
+    // What is above is closed now; the owners must not close those numbers again, and never do: this ends in exec.
+    std::mem::forget(null);
+    sys::limit(libc::RLIMIT_NOFILE, entry.open_files).map_err(at("limit of open files"))?;
+    sys::limit(libc::RLIMIT_CORE, 0).map_err(at("limit of core files"))?;
+    if let Some(walls) = &entry.walls {
+        sys::drop_bounding_set().map_err(at("bounding set"))?;
+        sys::become_user(walls.user).map_err(at("user"))?;
+        sys::drop_capabilities().map_err(at("capabilities"))?;
+    }
+    chdir(entry.working_dir).map_err(at(&format!("working folder {}", entry.working_dir)))?;
+    let program = entry.argv.first().map_or("", String::as_str);
+    let (argv, env) = strings(entry).map_err(at(program))?;
+    // After the change of user, which clears it.
+    sys::set_death_signal(libc::SIGKILL).map_err(at("death signal"))?;
+    sys::forbid_new_privileges().map_err(at("no new privileges"))?;
+    sys::install_filter(entry.filter).map_err(at("system call filter"))?;
+    Err((program.to_owned(), sys::execve(&argv, &env)))
+}
+
+fn enter_walls(walls: &Walls<'_>) -> Result<(), Step> {
+    cgroup::enter(walls.doors).map_err(at("cgroups"))?;
+    for (name, namespace, kind) in [
+        ("network", walls.net, CloneFlags::CLONE_NEWNET),
+        ("ipc", walls.ipc, CloneFlags::CLONE_NEWIPC),
+        ("host name", walls.uts, CloneFlags::CLONE_NEWUTS),
+        ("mounts", walls.mnt, CloneFlags::CLONE_NEWNS),
+    ] {
+        setns(namespace, kind).map_err(at(&format!("{name} namespace")))?;
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
+    mount(Some("proc"), "/proc", Some("proc"), flags, Some("hidepid=2")).map_err(at("/proc"))?;
+    for path in MASKED {
+        match mount(Some("/dev/null"), *path, None::<&str>, MsFlags::MS_BIND, None::<&str>) {
+            // This kernel has no such file.
+            Ok(()) | Err(nix::errno::Errno::ENOENT) => {}
+            Err(e) => return Err(at(path)(e)),
+        }
+    }
+    Ok(())
+}
+
+fn strings(entry: &Entry<'_>) -> io::Result<(Vec<CString>, Vec<CString>)> {
+    let argv = entry.argv.iter().map(sys::c_string).collect::<io::Result<_>>()?;
+    let env = entry.env.iter().map(|(k, v)| sys::c_string(format!("{k}={v}"))).collect::<io::Result<_>>()?;
+    Ok((argv, env))
+}

@@ -1,0 +1,287 @@
+//! The walls: what a sandbox is made of before anything runs in it, and the stock of it.
+//!
+//! Owns the slot and everything in it: users, cgroups, roots, networks. Must not know which process runs where.
+//! Making a sandbox costs more than starting a program, so a few are always made ahead, between other work.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::OwnedFd;
+
+use nix::sched::CloneFlags;
+use nix::unistd::sethostname;
+
+use super::cgroup::{Cgroup, Tree};
+use super::net::{Net, Network};
+use super::place::Home;
+use super::plan::{CELLS, Controller, Ground, resolvers};
+use super::root::{Furniture, Roots};
+use super::slot::{self, Slot};
+use crate::provider::{self, ContainerSpec};
+use crate::wire::Start;
+
+/// How many sandboxes are made ahead before the first is asked for, and after.
+const STOCK_IDLE: usize = 2;
+const STOCK_BUSY: usize = 16;
+
+/// What belongs to one container.
+pub struct Cell {
+    number: u32,
+    pub user: u32,
+    /// Held by the container's processes alone once they run.
+    pub root: Option<OwnedFd>,
+    pub cgroup: Cgroup,
+}
+
+impl Cell {
+    /// Lets go of every handle that was needed to start the container.
+    pub fn started(&mut self) {
+        self.root = None;
+        self.cgroup.doors.clear();
+    }
+}
+
+pub struct Isolation {
+    home: Home,
+    ground: Ground,
+    slot: Slot,
+    tree: Tree,
+    network: Network,
+    roots: Roots,
+    cells: Numbers,
+    addresses: Numbers,
+    stock: (VecDeque<Cell>, VecDeque<Net>),
+    wanted: usize,
+    /// Cgroups whose last process has not quite gone.
+    leftovers: Vec<Cell>,
+    zygotes: u64,
+}
+
+impl Isolation {
+    /// Takes a slot and puts up what all its sandboxes share. Also says what cannot be had.
+    pub fn set_up(start: &Start) -> io::Result<(Self, Vec<String>)> {
+        let mut missing = vec![];
+        let ground = |number| Ground::new(number, start.pod_cidr, start.uid_base);
+        let slot = slot::take(ground)?;
+        let ground = ground(slot.number);
+        let mut tree = Tree::find(&ground.cgroup)?;
+        missing.extend(tree.prepare().into_iter().map(|(c, why)| without_controller(c, &why)));
+        let dns = match start.dns.is_empty() {
+            true => resolvers(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+            false => start.dns.clone(),
+        };
+        let network = Network::open(&ground, &start.allow, &dns).or_else(|e| {
+            // Half a network is none.
+            slot::clean(&ground)?;
+            tree.prepare();
+            missing.push(without_network(&e));
+            Network::closed()
+        })?;
+        let mut isolation = Self {
+            home: Home::remember()?,
+            slot,
+            tree,
+            network,
+            roots: Roots::new(&start.data_dir, &start.assets, &dns)?,
+            cells: Numbers::new(CELLS),
+            addresses: Numbers::new(ground.addresses()),
+            ground,
+            stock: Default::default(),
+            wanted: STOCK_IDLE,
+            leftovers: vec![],
+            zygotes: 0,
+        };
+        // The first ones prove that this kernel and this user can make them at all.
+        isolation.refill()?;
+        isolation.refill()?;
+        Ok((isolation, missing))
+    }
+
+    pub fn slot(&self) -> u32 {
+        self.ground.slot
+    }
+
+    pub fn host_address(&self) -> Option<Ipv4Addr> {
+        self.network.host_address()
+    }
+
+    pub fn permit(&self, address: SocketAddrV4) -> io::Result<()> {
+        self.network.permit(address)
+    }
+
+    /// Makes one more piece of stock; `false` when there is enough.
+    pub fn refill(&mut self) -> io::Result<bool> {
+        if self.stock.0.len() < self.wanted {
+            let cell = self.make_cell()?;
+            self.stock.0.push_back(cell);
+        } else if self.stock.1.len() < self.wanted {
+            let net = self.make_net()?;
+            self.stock.1.push_back(net);
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Stops making stock for a while: making it fails.
+    pub fn pause_refill(&mut self) {
+        self.wanted = 0;
+    }
+
+    pub fn take_net(&mut self, host_name: &str, network: &provider::Network) -> io::Result<Net> {
+        self.wanted = STOCK_BUSY;
+        let net = match self.stock.1.pop_front() {
+            Some(net) => net,
+            None => self.make_net()?,
+        };
+        let name: String = host_name.chars().take(63).collect();
+        self.home.within(&net.uts, CloneFlags::CLONE_NEWUTS, || Ok(sethostname(&name)?))?;
+        if let (provider::Network::Only(SocketAddr::V4(to)), Some(address)) = (network, net.address) {
+            self.network.restrict(address, *to)?;
+        }
+        Ok(net)
+    }
+
+    pub fn take_cell(&mut self, spec: &ContainerSpec, host_name: &str, address: Option<Ipv4Addr>) -> io::Result<Cell> {
+        let cell = match self.stock.0.pop_front() {
+            Some(cell) => cell,
+            None => self.make_cell()?,
+        };
+        let named = address.map_or_else(String::new, |a| format!("{a} {host_name}\n"));
+        let furniture = Furniture {
+            user: cell.user,
+            mounts: &spec.mounts,
+            tmp_bytes: spec.limits.tmp_bytes,
+            hosts: &format!("127.0.0.1 localhost\n{named}"),
+            host_name,
+        };
+        let limited = self.tree.limit(&cell.cgroup, &spec.limits);
+        let root = cell.root.as_ref().expect("a new cell has a root");
+        match limited.and_then(|()| self.roots.furnish(&self.home, root, &furniture)) {
+            Ok(()) => Ok(cell),
+            Err(e) => {
+                self.release_cell(cell);
+                Err(e)
+            }
+        }
+    }
+
+    /// Gives a cell back after its last process; whatever is still in its cgroup is killed.
+    pub fn release_cell(&mut self, mut cell: Cell) {
+        match cell.cgroup.remove() {
+            true => self.cells.give_back(cell.number),
+            false => {
+                cell.cgroup.kill();
+                self.leftovers.push(cell);
+            }
+        }
+    }
+
+    /// Ends a sandbox's network. `only` is the address it was restricted to.
+    pub fn release_net(
+        &mut self,
+        number: u32,
+        address: Option<Ipv4Addr>,
+        network: &provider::Network,
+    ) -> io::Result<()> {
+        self.addresses.give_back(number);
+        match (network, address) {
+            (provider::Network::Only(SocketAddr::V4(to)), Some(address)) => self.network.unrestrict(address, *to),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tries again to remove cgroups that were not empty; `true` when none is left.
+    pub fn tidy(&mut self) -> bool {
+        for cell in std::mem::take(&mut self.leftovers) {
+            self.release_cell(cell);
+        }
+        self.leftovers.is_empty()
+    }
+
+    /// A cgroup for a zygote, which has no other wall.
+    pub fn zygote_cgroup(&mut self) -> io::Result<Cgroup> {
+        self.zygotes += 1;
+        self.tree.make(&format!("z{}", self.zygotes))
+    }
+
+    /// Kills everything, removes everything, gives the slot back.
+    pub fn tear_down(self) -> io::Result<()> {
+        drop(self.stock);
+        self.slot.release(&self.ground)
+    }
+
+    fn make_cell(&mut self) -> io::Result<Cell> {
+        let number = self.cells.take()?;
+        let user = self.ground.uid_base + number;
+        let cell = self.roots.make(&self.home, user).and_then(|root| {
+            let cgroup = self.tree.make(&format!("c{number}"))?;
+            Ok(Cell { number, user, root: Some(root), cgroup })
+        });
+        cell.inspect_err(|_| self.cells.give_back(number))
+    }
+
+    fn make_net(&mut self) -> io::Result<Net> {
+        let number = self.addresses.take()?;
+        let net = self.network.make(&self.home, number, self.ground.pod(number));
+        net.inspect_err(|_| self.addresses.give_back(number))
+    }
+}
+
+fn without_controller(controller: Controller, why: &str) -> String {
+    let what = match controller {
+        Controller::Memory => "Memory limits are not enforced",
+        Controller::Cpu => "CPU limits are not enforced",
+        Controller::Pids => "The number of processes in a pod is not limited",
+    };
+    format!("{what}: {why}.")
+}
+
+fn without_network(error: &io::Error) -> String {
+    let help = match error.kind() {
+        io::ErrorKind::NotFound => "; install nftables (apt-get install nftables)",
+        _ => "",
+    };
+    format!(
+        "Pods have no network and are served over Unix sockets, because no firewall could be put up: {error}{help}."
+    )
+}
+
+/// Hands out numbers in turn, so that one just given back is the last to be handed out again: an address or user
+/// that somebody still remembers is not somebody else's the next moment.
+struct Numbers {
+    used: Vec<bool>,
+    next: usize,
+}
+
+impl Numbers {
+    fn new(count: u32) -> Self {
+        Self { used: vec![false; count as usize], next: 0 }
+    }
+
+    fn take(&mut self) -> io::Result<u32> {
+        let count = self.used.len();
+        let free = (0..count).map(|i| (self.next + i) % count).find(|n| !self.used[*n]);
+        let number = free.ok_or_else(|| io::Error::from(io::ErrorKind::QuotaExceeded))?;
+        self.used[number] = true;
+        self.next = (number + 1) % count;
+        Ok(number as u32)
+    }
+
+    fn give_back(&mut self, number: u32) {
+        self.used[number as usize] = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_come_back_last() {
+        let mut numbers = Numbers::new(3);
+        assert_eq!([numbers.take().ok(), numbers.take().ok()], [Some(0), Some(1)]);
+        numbers.give_back(0);
+        assert_eq!([numbers.take().ok(), numbers.take().ok(), numbers.take().ok()], [Some(2), Some(0), None]);
+    }
+}

@@ -1,0 +1,236 @@
+//! The file system a sandbox sees: the host's programs, read-only, and nothing else of the host.
+//!
+//! Owns mount namespaces and what is mounted in them. Must not know processes. A root is made ahead of need; what
+//! depends on the pod is added by [`Roots::furnish`], before any of the pod's code runs. Its folders are this
+//! module's own, so nobody can have planted a link in them.
+
+use std::ffi::CString;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::CloneFlags;
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{Gid, Uid, chdir, fchownat, pivot_root};
+
+use super::place::{Home, current};
+use super::sys::{self, NODEV, NOEXEC, NOSUID, RDONLY, Resolve};
+use crate::assets::INSIDE;
+use crate::provider::Mount;
+
+/// Folders of the host that appear as they are.
+const FOLDERS: &[&str] = &["/usr", "/etc/ssl/certs", "/etc/ca-certificates", "/etc/pki", "/etc/alternatives"];
+/// Top-level folders that are links into `/usr` on today's systems, and folders on older ones.
+const MERGED: &[&str] = &["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+/// Files that are copied.
+const FILES: &[&str] = &[
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/etc/timezone",
+    "/etc/mime.types",
+    "/etc/protocols",
+    "/etc/services",
+    "/etc/os-release",
+    "/etc/ssl/openssl.cnf",
+];
+const DEVICES: &[(&str, u32, u32)] =
+    &[("/dev/null", 1, 3), ("/dev/zero", 1, 5), ("/dev/full", 1, 7), ("/dev/random", 1, 8), ("/dev/urandom", 1, 9)];
+/// Where a new root is put together; only ever seen inside its own namespace.
+pub const WORKSHOP: &str = "/run/dhow/root";
+/// Shared memory of a pod; it counts as the memory of whoever writes it.
+const SHM: &str = "size=67108864,nr_inodes=4096,mode=1777";
+
+/// What every root has, read once.
+pub struct Roots {
+    files: Vec<(PathBuf, Vec<u8>)>,
+    links: Vec<(PathBuf, PathBuf)>,
+    folders: Vec<(PathBuf, PathBuf)>,
+    /// Below this folder, links in the path that leads to it are the operator's affair.
+    data_dir: (PathBuf, OwnedFd),
+    /// The data directory as the kernel names it, to be covered if a shared folder contains it.
+    hidden: PathBuf,
+}
+
+impl Roots {
+    pub fn new(data_dir: &Path, assets: &Path, resolvers: &[std::net::Ipv4Addr]) -> io::Result<Self> {
+        let mut roots = Self {
+            files: vec![],
+            links: vec![],
+            folders: vec![],
+            data_dir: (data_dir.to_owned(), open(data_dir, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?),
+            hidden: fs::canonicalize(data_dir)?,
+        };
+        for path in FILES.iter().map(PathBuf::from) {
+            if let Ok(bytes) = fs::read(&path) {
+                roots.files.push((path, bytes));
+            }
+        }
+        let servers: String = resolvers.iter().map(|a| format!("nameserver {a}\n")).collect();
+        roots.files.push(("/etc/resolv.conf".into(), servers.into()));
+        roots.files.push(("/etc/nsswitch.conf".into(), b"passwd: files\ngroup: files\nhosts: files dns\n".to_vec()));
+        for name in MERGED {
+            let path = Path::new("/").join(name);
+            match fs::read_link(&path) {
+                Ok(target) => roots.links.push((path, target)),
+                Err(_) if path.is_dir() => roots.folders.push((path.clone(), path)),
+                Err(_) => {}
+            }
+        }
+        let there = FOLDERS.iter().map(PathBuf::from).filter(|p| p.is_dir());
+        roots.folders.extend(there.map(|p| (p.clone(), p)));
+        if assets.is_dir() {
+            roots.folders.push((fs::canonicalize(assets)?, INSIDE.into()));
+        }
+        fs::create_dir_all(WORKSHOP)?;
+        Ok(roots)
+    }
+
+    /// A mount namespace for one user.
+    pub fn make(&self, home: &Home, user: u32) -> io::Result<OwnedFd> {
+        home.in_new(CloneFlags::CLONE_NEWNS, || {
+            let namespace = current("mnt")?;
+            self.build(user)?;
+            Ok(namespace)
+        })
+    }
+
+    fn build(&self, user: u32) -> io::Result<()> {
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        tmpfs(WORKSHOP, plain | MsFlags::MS_NOEXEC, "size=4194304,nr_inodes=1024,mode=0755")?;
+        chdir(WORKSHOP)?;
+        let here = |path: &Path| path.strip_prefix("/").map_or_else(|_| path.to_owned(), Path::to_owned);
+        for (source, path) in &self.folders {
+            let target = here(path);
+            fs::create_dir_all(&target)?;
+            let source = sys::open_handle(None, source, Resolve::NoLinks)?;
+            let tree = sys::clone_tree(source.as_fd(), RDONLY | NOSUID | NODEV)?;
+            sys::move_mount(tree.as_fd(), sys::open_handle(None, &target, Resolve::NoLinks)?.as_fd())?;
+        }
+        for (path, target) in &self.links {
+            symlink(target, here(path))?;
+        }
+        for folder in ["proc", "tmp", "dev", "var/tmp"] {
+            fs::create_dir_all(folder)?;
+        }
+        tmpfs("dev", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "size=65536,nr_inodes=64,mode=0755")?;
+        for (path, bytes) in &self.files {
+            let path = here(path);
+            fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+            fs::write(&path, bytes)?;
+        }
+        fs::write("etc/passwd", passwd(user))?;
+        fs::write("etc/group", format!("root:x:0:\napp:x:{user}:\nnogroup:x:65534:\n"))?;
+        pivot_root(".", ".")?;
+        umount2(".", MntFlags::MNT_DETACH)?;
+        chdir("/")?;
+        devices()?;
+        self.hide_data_dir()
+    }
+
+    /// Covers the data directory if one of the host's folders brought it along.
+    fn hide_data_dir(&self) -> io::Result<()> {
+        match self.folders.iter().any(|(source, path)| source == path && self.hidden.starts_with(source)) {
+            true => tmpfs(&self.hidden, MsFlags::MS_RDONLY | MsFlags::MS_NOEXEC, "size=4096,mode=0000"),
+            false => Ok(()),
+        }
+    }
+
+    /// Adds what belongs to one container, and closes the root for writing.
+    pub fn furnish(&self, home: &Home, root: &OwnedFd, wanted: &Furniture<'_>) -> io::Result<()> {
+        let mut trees = vec![];
+        for mount in wanted.mounts {
+            let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", mount.host.display()));
+            trees.push(self.tree(mount, wanted.user).map_err(named)?);
+        }
+        home.within(root, CloneFlags::CLONE_NEWNS, || {
+            for (mount, tree) in wanted.mounts.iter().zip(&trees) {
+                let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", mount.inside));
+                let target = make_folder(&mount.inside).map_err(named)?;
+                sys::move_mount(tree.as_fd(), target.as_fd()).map_err(named)?;
+            }
+            let inodes = (wanted.tmp_bytes / 4096).clamp(64, 1 << 20);
+            let options = format!("size={},nr_inodes={inodes},mode=1777", wanted.tmp_bytes);
+            tmpfs("/tmp", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, &options)?;
+            fs::write("/etc/hosts", wanted.hosts)?;
+            fs::write("/etc/hostname", format!("{}\n", wanted.host_name))?;
+            sys::change_mount(c"/", RDONLY | NOSUID | NODEV | NOEXEC)
+        })
+    }
+
+    fn tree(&self, mount: &Mount, user: u32) -> io::Result<OwnedFd> {
+        let (base, base_fd) = &self.data_dir;
+        let handle = match mount.host.strip_prefix(base) {
+            Ok(below) => sys::open_handle(Some(base_fd.as_fd()), below, Resolve::Beneath),
+            Err(_) => sys::open_handle(None, &mount.host, Resolve::NoLinks),
+        }?;
+        if mount.writable {
+            let owner = (Some(Uid::from_raw(user)), Some(Gid::from_raw(user)));
+            fchownat(&handle, c"", owner.0, owner.1, AtFlags::AT_EMPTY_PATH)?;
+        }
+        sys::clone_tree(handle.as_fd(), NOSUID | NODEV | if mount.writable { 0 } else { RDONLY })
+    }
+}
+
+/// What is one container's own.
+pub struct Furniture<'a> {
+    pub user: u32,
+    pub mounts: &'a [Mount],
+    pub tmp_bytes: u64,
+    pub hosts: &'a str,
+    pub host_name: &'a str,
+}
+
+/// Makes a folder below the root and every folder on the way, entering none through a link.
+fn make_folder(path: &str) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut folder = open("/", flags, Mode::empty())?;
+    for part in path.split('/').filter(|p| !p.is_empty()) {
+        let enter = |at: BorrowedFd<'_>| openat(at, part, flags, Mode::empty());
+        folder = match enter(folder.as_fd()) {
+            Err(Errno::ENOENT) => {
+                mkdirat(&folder, part, Mode::from_bits_truncate(0o755))?;
+                enter(folder.as_fd())?
+            }
+            other => other?,
+        };
+    }
+    debug_assert!(folder.as_raw_fd() > 2);
+    Ok(folder)
+}
+
+fn tmpfs(target: impl AsRef<Path>, flags: MsFlags, options: &str) -> io::Result<()> {
+    Ok(mount(Some("tmpfs"), target.as_ref(), Some("tmpfs"), flags, Some(options))?)
+}
+
+fn devices() -> io::Result<()> {
+    for (path, major, minor) in DEVICES {
+        sys::make_device(&CString::new(*path)?, *major, *minor)?;
+    }
+    for (path, target) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+    ] {
+        symlink(target, path)?;
+    }
+    fs::create_dir("/dev/shm")?;
+    tmpfs("/dev/shm", MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, SHM)?;
+    fs::set_permissions("/dev/shm", Permissions::from_mode(0o1777))?;
+    sys::change_mount(c"/dev", RDONLY | NOSUID | NOEXEC)
+}
+
+fn passwd(user: u32) -> String {
+    format!(
+        "root:x:0:0:root:/:/usr/sbin/nologin\n\
+         app:x:{user}:{user}:app:/tmp:/bin/sh\n\
+         nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"
+    )
+}
