@@ -1,1 +1,174 @@
-//! Placeholder.
+//! Every controller of Dhow, one folder each.
+//!
+//! Owns: the way from a Function to running instances and back to none. Must not know: other rooms; it meets them
+//! at objects. Each folder has the same shape: `mod.rs` says what is watched and gathers inputs, `plan.rs` decides,
+//! `children.rs` builds child objects, `tests.rs` holds the rows. The surprise: `upkeep/` holds a few of
+//! Kubernetes' own controllers, started only where there is no cluster.
+
+mod autoscaler;
+mod configuration;
+#[cfg(test)]
+mod fixtures;
+mod function;
+mod ownership;
+mod revision;
+mod route;
+mod service;
+mod upkeep;
+
+use api::autoscaling::PodAutoscaler;
+use api::build::Build;
+use api::function::Function;
+use api::names::label;
+use api::networking::Ingress;
+use api::serving::{Configuration, Revision, Route, Service};
+use api::wire::GatewayMessage;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{self as core, ConfigMap, Namespace, Node, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Client;
+use reconcile::{Applier, Cache, Caches, Controller};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// What the controllers are told from outside.
+#[derive(Clone)]
+pub struct Config {
+    /// The domain of public hosts: `{name}.{namespace}.{domain}`.
+    pub domain: String,
+    /// The port at which people reach the gateway; part of every URL unless it is 80.
+    pub gateway_port: u16,
+    /// The node that pods are bound to where no scheduler runs.
+    pub node_name: String,
+    pub clock: api::Clock,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error("controllers: {0}")]
+    Controller(#[from] reconcile::Error),
+    #[error("a task of the controllers ended without a result: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Runs every controller until shutdown, then lets each finish the keys in hand. `upkeep` also runs what a cluster
+/// would bring along. Gateways speak through `from_gateways`; it may close early.
+pub async fn run(
+    client: Client,
+    config: Config,
+    from_gateways: mpsc::Receiver<GatewayMessage>,
+    upkeep: bool,
+    shutdown: CancellationToken,
+) -> Result<(), ControlError> {
+    // A failure in here stops all in here, and nothing outside.
+    let shutdown = shutdown.child_token();
+    let caches = caches(upkeep);
+    let applier = |name: &str| Applier::new(client.clone(), name, caches.clone());
+    let clock = || config.clock.clone();
+    let hosts = route::Hosts { domain: config.domain.clone(), port: config.gateway_port };
+    let autoscaler = autoscaler::autoscaler(&caches, applier("autoscaler"), clock());
+    let feed = autoscaler.feed(from_gateways, shutdown.clone());
+    let mut controllers = vec![
+        function::controller(&caches, applier("function"), clock()),
+        service::controller(&caches, applier("service"), clock()),
+        configuration::controller(&caches, applier("configuration"), clock()),
+        revision::controller(&caches, applier("revision"), clock()),
+        route::controller(&caches, applier("route"), clock(), hosts),
+        autoscaler.controller,
+    ];
+    let mut collector = None;
+    if upkeep {
+        controllers.extend([
+            upkeep::deployment::controller(&caches, applier("deployment"), clock()),
+            upkeep::replicaset::controller(&caches, applier("replicaset"), clock(), config.node_name.clone()),
+            upkeep::endpoints::controller(&caches, applier("endpoints"), clock()),
+            upkeep::namespaces::controller(&caches, applier("namespaces"), client.clone()),
+            upkeep::podgc::controller(&caches, applier("podgc"), clock()),
+        ]);
+        collector = Some(upkeep::gc::controller(&caches, applier("gc"), client.clone()));
+    }
+    // The caches outlive the controllers, which still plan from them while they finish.
+    let watching = CancellationToken::new();
+    let stop_watching = watching.clone().drop_guard();
+    let mut tasks = JoinSet::new();
+    let (reading, watch_client) = (caches.clone(), client.clone());
+    let mut watches = JoinSet::new();
+    watches.spawn(async move { reading.run(watch_client, watching).await });
+    tokio::select! {
+        () = caches.synced() => {}
+        () = shutdown.cancelled() => {}
+    }
+    tasks.spawn(async move {
+        feed.await;
+        Ok(())
+    });
+    start(controllers, collector, &caches, &shutdown, &mut tasks);
+    let ended = drain(&mut tasks, &shutdown).await;
+    drop(stop_watching);
+    while watches.join_next().await.is_some() {}
+    ended
+}
+
+fn start(
+    controllers: Vec<Controller>,
+    collector: Option<Controller<reconcile::Target>>,
+    caches: &Caches,
+    shutdown: &CancellationToken,
+    tasks: &mut JoinSet<Result<(), reconcile::Error>>,
+) {
+    for controller in controllers {
+        tasks.spawn(controller.run(shutdown.clone()));
+    }
+    if let Some(collector) = collector {
+        upkeep::gc::listen(caches, &collector);
+        tasks.spawn(collector.run(shutdown.clone()));
+    }
+}
+
+/// Waits for every task; the first failure stops the others.
+async fn drain(
+    tasks: &mut JoinSet<Result<(), reconcile::Error>>,
+    shutdown: &CancellationToken,
+) -> Result<(), ControlError> {
+    let mut ended = Ok(());
+    while let Some(task) = tasks.join_next().await {
+        let result = task.map_err(ControlError::from).and_then(|r| r.map_err(ControlError::from));
+        if result.is_err() && ended.is_ok() {
+            ended = result;
+            shutdown.cancel();
+        }
+    }
+    ended
+}
+
+/// One shared copy of every kind that any controller reads; without upkeep only what Dhow's own need.
+fn caches(upkeep: bool) -> Caches {
+    let builder = Caches::builder()
+        .kind::<Function>(&[])
+        .kind::<Build>(&[])
+        .kind::<Service>(&[])
+        .kind::<Configuration>(&[])
+        .kind::<Revision>(&[label::SERVICE])
+        .kind::<Route>(&[])
+        .kind::<Ingress>(&[])
+        .kind::<PodAutoscaler>(&[])
+        .kind::<Deployment>(&[])
+        .kind::<core::Service>(&[])
+        .kind::<Pod>(&[label::REVISION, label::REVISION_UID]);
+    if !upkeep {
+        return builder.build();
+    }
+    builder
+        .kind::<ReplicaSet>(&[])
+        .kind::<EndpointSlice>(&[])
+        .kind::<Namespace>(&[])
+        .with(Cache::<Node>::trimmed(&[], |n| n.status = None))
+        .kind::<ServiceAccount>(&[])
+        .kind::<Lease>(&[])
+        // Only their metadata is read, by the collector; contents may be large or secret.
+        .with(Cache::<ConfigMap>::trimmed(&[], |c| (c.data, c.binary_data) = (None, None)))
+        .with(Cache::<Secret>::trimmed(&[], |s| (s.data, s.string_data) = (None, None)))
+        .build()
+}

@@ -98,7 +98,7 @@ impl Applier {
             Write::Replace { object, subresource: Some(sub) } => {
                 request.replace_subresource(sub, name, &post, body(object))
             }
-            Write::Delete { uid, propagation, .. } => {
+            Write::Delete { uid, propagation, at_once, .. } => {
                 let preconditions = Preconditions { uid: Some(uid.clone()), resource_version: None };
                 let policy = match propagation {
                     Propagation::Background => PropagationPolicy::Background,
@@ -108,6 +108,7 @@ impl Applier {
                 let params = DeleteParams {
                     preconditions: Some(preconditions),
                     propagation_policy: Some(policy),
+                    grace_period_seconds: at_once.then_some(0),
                     ..DeleteParams::default()
                 };
                 request.delete(name, &params)

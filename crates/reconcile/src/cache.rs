@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use serde_json::Value;
@@ -93,6 +94,13 @@ impl<K: Kind> Cache<K> {
     }
 
     pub fn controlled_by(&self, uid: &str) -> Vec<Arc<K>> {
+        let mut objects = self.owned_by(uid);
+        objects.retain(|o| controller_of(o.as_ref()).is_some_and(|c| c.uid == uid));
+        objects
+    }
+
+    /// The objects that name this uid among their owners.
+    pub fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
         let state = self.read();
         state.by_owner.get(uid).into_iter().flatten().filter_map(|k| state.objects.get(k)).cloned().collect()
     }
@@ -243,7 +251,7 @@ impl<K: Kind> State<K> {
     }
 
     fn index(&mut self, key: &Key, object: &K, present: bool) {
-        if let Some(owner) = controller_of(object) {
+        for owner in object.meta().owner_references.iter().flatten() {
             toggle(&mut self.by_owner, owner.uid.clone(), key, present);
         }
         for (label, index) in &mut self.by_label {
@@ -286,6 +294,36 @@ trait AnyCache: Send + Sync {
     fn forget(&self, key: &Key, uid: &str);
     fn watch(self: Arc<Self>, client: Client, shutdown: CancellationToken) -> futures::future::BoxFuture<'static, ()>;
     fn wait(self: Arc<Self>) -> futures::future::BoxFuture<'static, ()>;
+    fn held(&self, key: &Key) -> Option<Held>;
+    fn dependents(&self, uid: &str) -> Vec<Held>;
+    fn in_namespace(&self, namespace: &str) -> Vec<Held>;
+    fn subscribe_any(&self, f: AnySubscriber);
+}
+
+type AnySubscriber = Arc<dyn Fn(&HeldChange) + Send + Sync>;
+
+/// The metadata of one known object, whatever its kind.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    pub target: Target,
+    pub meta: ObjectMeta,
+}
+
+impl Held {
+    pub fn of<K: Kind>(object: &K) -> Self {
+        Self { target: Target::of(object), meta: object.meta().clone() }
+    }
+
+    pub fn uid(&self) -> &str {
+        self.meta.uid.as_deref().unwrap_or_default()
+    }
+}
+
+/// A [`Change`] of an object of any kind.
+#[derive(Debug)]
+pub struct HeldChange {
+    pub old: Option<Held>,
+    pub new: Option<Held>,
 }
 
 impl<K: Kind> AnyCache for Cache<K> {
@@ -323,6 +361,25 @@ impl<K: Kind> AnyCache for Cache<K> {
 
     fn wait(self: Arc<Self>) -> futures::future::BoxFuture<'static, ()> {
         Box::pin(async move { self.synced().await })
+    }
+
+    fn held(&self, key: &Key) -> Option<Held> {
+        self.get(&key.namespace, &key.name).map(|o| Held::of(o.as_ref()))
+    }
+
+    fn dependents(&self, uid: &str) -> Vec<Held> {
+        self.owned_by(uid).iter().map(|o| Held::of(o.as_ref())).collect()
+    }
+
+    fn in_namespace(&self, namespace: &str) -> Vec<Held> {
+        self.list(namespace).iter().map(|o| Held::of(o.as_ref())).collect()
+    }
+
+    fn subscribe_any(&self, f: AnySubscriber) {
+        self.subscribe(move |change| {
+            let held = |o: &Option<Arc<K>>| o.as_ref().map(|o| Held::of(o.as_ref()));
+            f(&HeldChange { old: held(&change.old), new: held(&change.new) });
+        });
     }
 }
 
@@ -408,6 +465,29 @@ impl Caches {
     /// Ends when the first list of every kind is complete.
     pub async fn synced(&self) {
         futures::future::join_all(self.by_type.values().map(|e| e.any.clone().wait())).await;
+    }
+
+    /// The metadata of an object of any watched kind.
+    pub fn held(&self, target: &Target) -> Option<Held> {
+        self.named(target)?.held(&Key::new(&target.namespace, &target.name))
+    }
+
+    /// Every known object, of any watched kind, that names this uid among its owners.
+    pub fn dependents(&self, uid: &str) -> Vec<Held> {
+        self.by_name.values().flat_map(|c| c.dependents(uid)).collect()
+    }
+
+    /// Every known object of a namespace.
+    pub fn in_namespace(&self, namespace: &str) -> Vec<Held> {
+        let mut held: Vec<Held> = self.by_name.values().flat_map(|c| c.in_namespace(namespace)).collect();
+        held.retain(|h| h.target.namespace == namespace);
+        held
+    }
+
+    /// Calls `f` for every object of every watched kind and for each later change, like [`Cache::subscribe`].
+    pub fn subscribe_all(&self, f: impl Fn(&HeldChange) + Send + Sync + 'static) {
+        let f: AnySubscriber = Arc::new(f);
+        self.by_name.values().for_each(|c| c.subscribe_any(f.clone()));
     }
 
     pub(crate) fn epoch(&self, target: &Target) -> u64 {

@@ -58,6 +58,7 @@ pub fn patch_is_noop(observed: &Value, patch: &Value) -> bool {
             observed.is_object()
                 && fields.iter().all(|(key, want)| match (observed.get(key), want) {
                     (None, Value::Null) => true,
+                    (None, Value::Object(_)) => patch_is_noop(&Value::Object(Default::default()), want),
                     (None, _) => false,
                     (Some(have), want) => patch_is_noop(have, want),
                 })
@@ -118,6 +119,7 @@ mod tests {
             ("set", json!({"a": 1}), json!({"b": {"c": 2}}), false, json!({"a": 1, "b": {"c": 2}})),
             ("remove", json!({"a": 1}), json!({"a": null}), false, json!({})),
             ("already removed", json!({}), json!({"a": null}), true, json!({})),
+            ("nothing to remove from", json!({}), json!({"a": {"b": null}}), true, json!({"a": {}})),
             ("list is atomic", json!({"a": [1]}), json!({"a": [2]}), false, json!({"a": [2]})),
         ] {
             assert_eq!(patch_is_noop(&observed, &patch), noop, "{name}");

@@ -16,7 +16,7 @@ pub mod table;
 pub mod view;
 
 pub use apply::Applier;
-pub use cache::{Cache, Caches, Change};
+pub use cache::{Cache, Caches, Change, Held, HeldChange};
 pub use error::{Class, Error};
 pub use plan::{Plan, Propagation, Target, Write};
 pub use queue::Queue;

@@ -80,8 +80,8 @@ pub enum Write {
     Patch { target: Target, patch: Value },
     /// PUT, of the object or of one subresource.
     Replace { object: Value, subresource: Option<&'static str> },
-    /// DELETE, only of the object with this uid.
-    Delete { target: Target, uid: String, propagation: Propagation },
+    /// DELETE, only of the object with this uid; `at_once` without the object's own grace period.
+    Delete { target: Target, uid: String, propagation: Propagation, at_once: bool },
     /// A core Event, named by its content; one that is already there is left alone. Never fails a run.
     Event { object: Value },
 }
@@ -173,8 +173,14 @@ impl Plan {
     }
 
     pub fn delete<K: Kind>(&mut self, observed: &K, propagation: Propagation) {
-        let write = Write::Delete { target: Target::of(observed), uid: uid(observed).to_owned(), propagation };
-        self.writes.push(write);
+        let (target, uid) = (Target::of(observed), uid(observed).to_owned());
+        self.writes.push(Write::Delete { target, uid, propagation, at_once: false });
+    }
+
+    /// Deletes an object that nobody is left to end gracefully.
+    pub fn delete_at_once<K: Kind>(&mut self, observed: &K) {
+        let (target, uid) = (Target::of(observed), uid(observed).to_owned());
+        self.writes.push(Write::Delete { target, uid, propagation: Propagation::Background, at_once: true });
     }
 
     /// Writes the whole status of `observed`, unless it is already so. A `Ready` or `Succeeded` condition that
@@ -188,18 +194,17 @@ impl Plan {
         if let Some((reason, message, warning)) = news(&before["status"], &after) {
             self.event(observed, &reason, &message, warning, now);
         }
-        let meta = observed.meta();
-        let mut metadata = json!({"name": meta.name, "uid": meta.uid});
-        if let Some(namespace) = &meta.namespace {
-            metadata["namespace"] = json!(namespace);
+        self.status = Some(status_write(observed, &before, after));
+    }
+
+    /// Writes the whole status of another object than the one the plan is for; for a kind whose status this
+    /// controller owns too.
+    pub fn child_status<K: Kind, S: Serialize>(&mut self, observed: &K, status: &S) {
+        let before = to_value(observed);
+        let after = serde_json::to_value(status).unwrap_or_default();
+        if without_nulls(&before["status"]) != without_nulls(&after) {
+            self.writes.push(status_write(observed, &before, after));
         }
-        let object = json!({
-            "apiVersion": before["apiVersion"],
-            "kind": before["kind"],
-            "metadata": metadata,
-            "status": after,
-        });
-        self.status = Some(Write::ApplyStatus { object });
     }
 
     /// Tells people what happened. The same words about the same object are one Event.
@@ -229,6 +234,18 @@ impl Plan {
     /// Plans again after this time at the latest.
     pub fn requeue_after(&mut self, after: SignedDuration) {
         self.requeue_after = Some(self.requeue_after.map_or(after, |old| old.min(after)));
+    }
+}
+
+fn status_write<K: Kind>(observed: &K, before: &Value, status: Value) -> Write {
+    let meta = observed.meta();
+    let mut metadata = json!({"name": meta.name, "uid": meta.uid});
+    if let Some(namespace) = &meta.namespace {
+        metadata["namespace"] = json!(namespace);
+    }
+    let (api_version, kind) = (&before["apiVersion"], &before["kind"]);
+    Write::ApplyStatus {
+        object: json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "status": status}),
     }
 }
 

@@ -1,0 +1,31 @@
+//! Configuration: stamps a Revision for each generation, and knows the latest created and the latest ready.
+
+mod children;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use api::serving::{Configuration, Revision};
+use jiff::Timestamp;
+use reconcile::{Applier, Caches, Controller, Key, Plan, View, runner};
+
+pub fn controller(caches: &Caches, applier: Applier, clock: api::Clock) -> Controller {
+    let view = caches.clone();
+    Controller::planned("configuration", clock, applier, move |key, now| gather(&view, key, now))
+        .watch(&caches.of::<Configuration>(), runner::itself)
+        .watch(&caches.of::<Revision>(), runner::owner::<Configuration, _>)
+}
+
+fn gather(view: &impl View, key: &Key, now: Timestamp) -> Plan {
+    let Some(configuration) = view.get::<Configuration>(&key.namespace, &key.name) else { return Plan::default() };
+    if reconcile::view::is_deleting(configuration.as_ref()) {
+        return Plan::default();
+    }
+    let name = children::revision_name(&configuration);
+    let inputs = plan::Inputs {
+        named: view.get::<Revision>(&key.namespace, &name),
+        revisions: view.controlled_by::<Revision>(reconcile::view::uid(configuration.as_ref())),
+        configuration,
+    };
+    plan::plan(&inputs, now)
+}

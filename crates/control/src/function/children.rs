@@ -1,0 +1,87 @@
+//! The Build and the Knative Service of a Function.
+
+use api::build::{Build, BuildSpec};
+use api::function::{Function, FunctionSpec, Scale};
+use api::names::{USER_CONTAINER, annotation, label};
+use api::serving::{RevisionSpec, RevisionTemplate, Service, ServiceSpec};
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::ownership::{Labels, child_meta, child_name, labels_of, name_of, namespace_of, short_hash};
+
+/// `<function>-<hash>`: the same source, runtime and handler is the same Build.
+pub fn build_name(function: &Function) -> String {
+    let FunctionSpec { source, runtime, handler, .. } = &function.spec;
+    let content = serde_json::json!({"source": source, "runtime": runtime, "handler": handler});
+    child_name(name_of(function), &format!("-{}", short_hash(content.to_string().as_bytes())))
+}
+
+pub fn build(function: &Function) -> Build {
+    let spec = BuildSpec {
+        runtime: function.spec.runtime,
+        handler: function.spec.handler.clone(),
+        source: function.spec.source.clone(),
+        repository: format!("{}/{}", namespace_of(function), name_of(function)),
+    };
+    let mut build = Build::new("", spec);
+    build.metadata = child_meta(function, &build_name(function), function_label(function), Labels::new());
+    build
+}
+
+pub fn service(function: &Function, image: &str) -> Service {
+    let FunctionSpec { env, resources, timeout_seconds, concurrency, isolation, .. } = &function.spec;
+    let container = Container {
+        name: USER_CONTAINER.into(),
+        image: Some(image.to_owned()),
+        env: (!env.is_empty()).then(|| env.clone()),
+        resources: resources.clone(),
+        ..Container::default()
+    };
+    let pod = PodSpec {
+        containers: vec![container],
+        runtime_class_name: Some(isolation.unwrap_or_default().runtime_class().to_owned()),
+        automount_service_account_token: Some(false),
+        ..PodSpec::default()
+    };
+    let spec = RevisionSpec {
+        container_concurrency: Some(concurrency.unwrap_or(FunctionSpec::DEFAULT_CONCURRENCY)),
+        timeout_seconds: Some(timeout_seconds.unwrap_or(FunctionSpec::DEFAULT_TIMEOUT_SECONDS)),
+        pod,
+        ..RevisionSpec::default()
+    };
+    let scaling = scaling(function.spec.scale.as_ref());
+    let metadata = ObjectMeta {
+        labels: Some(function_label(function)),
+        annotations: (!scaling.is_empty()).then_some(scaling),
+        ..ObjectMeta::default()
+    };
+    let template = RevisionTemplate { metadata: Some(metadata), spec };
+    let mut service = Service::new("", ServiceSpec { template, traffic: vec![] });
+    let mut labels = labels_of(function);
+    labels.extend(function_label(function));
+    service.metadata = child_meta(function, name_of(function), labels, Labels::new());
+    service
+}
+
+/// The gateway is always in the path, so nothing needs Knative's grace after the window: an instance that was
+/// idle for one window goes.
+fn scaling(scale: Option<&Scale>) -> Labels {
+    let mut annotations = Labels::new();
+    let Some(scale) = scale else { return annotations };
+    let mut put = |key: &str, value: String| annotations.insert(key.to_owned(), value);
+    if let Some(min) = scale.min {
+        put(annotation::MIN_SCALE, min.to_string());
+    }
+    if let Some(max) = scale.max {
+        put(annotation::MAX_SCALE, max.to_string());
+    }
+    if let Some(idle) = scale.idle_seconds {
+        put(annotation::WINDOW, format!("{idle}s"));
+        put(annotation::RETENTION, "0s".into());
+    }
+    annotations
+}
+
+fn function_label(function: &Function) -> Labels {
+    Labels::from([(label::FUNCTION.to_owned(), name_of(function).to_owned())])
+}

@@ -1,0 +1,173 @@
+//! The Deployment, the PodAutoscaler and the core Service of a Revision.
+
+use api::autoscaling::{PodAutoscaler, PodAutoscalerSpec, ScaleTarget};
+use api::names::{DEFAULT_PORT, annotation, label};
+use api::serving::{Revision, RevisionSpec};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, EnvVar, PodSpec, PodTemplateSpec, Service, ServicePort, ServiceSpec,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use reconcile::view;
+
+use crate::ownership::{Labels, annotations_of, child_meta, child_name, labels_of, name_of};
+
+/// The port of a Revision's core Service, whatever its container listens on.
+pub const SERVICE_PORT: i32 = 80;
+/// How long a roll-out may take without any progress.
+const PROGRESS_DEADLINE_SECONDS: i32 = 600;
+/// The annotation group that configures scaling; it travels to the PodAutoscaler.
+const SCALING_GROUP: &str = "autoscaling.knative.dev/";
+
+pub fn deployment_name(revision: &str) -> String {
+    child_name(revision, "-deployment")
+}
+
+/// `h2c` when the container says so, else `http`.
+pub fn port_name(spec: &RevisionSpec) -> &'static str {
+    let named = serving_port(&spec.pod).and_then(|p| p.name.as_deref());
+    if named == Some("h2c") { "h2c" } else { "http" }
+}
+
+/// The first port that any container declares.
+fn serving_port(pod: &PodSpec) -> Option<&ContainerPort> {
+    pod.containers.iter().find_map(|c| c.ports.as_ref()?.first())
+}
+
+fn port_number(pod: &PodSpec) -> i32 {
+    serving_port(pod).map_or(i32::from(DEFAULT_PORT), |p| p.container_port)
+}
+
+/// How many instances prove a new Revision.
+pub fn initial_scale(revision: &Revision) -> i32 {
+    let number = |name| view::annotation(revision, name).and_then(|v| v.parse::<i32>().ok()).filter(|n| *n >= 0);
+    number(annotation::INITIAL_SCALE).unwrap_or(1).max(number(annotation::MIN_SCALE).unwrap_or(0))
+}
+
+fn revision_labels(revision: &Revision) -> Labels {
+    let mut labels = labels_of(revision);
+    // Where traffic goes changes over a Revision's life; a pod template must not.
+    labels.remove(label::ROUTING_STATE);
+    labels.remove(label::CONFIGURATION_GENERATION);
+    labels.insert(label::REVISION.into(), name_of(revision).to_owned());
+    labels.insert(label::REVISION_UID.into(), view::uid(revision).to_owned());
+    labels.entry("app".into()).or_insert_with(|| name_of(revision).to_owned());
+    labels
+}
+
+/// What Knative writes about traffic stays on the Revision.
+fn revision_annotations(revision: &Revision) -> Labels {
+    let mut annotations = annotations_of(revision);
+    annotations.retain(|key, _| key != crate::route::ROUTES);
+    annotations
+}
+
+fn selector(revision: &Revision) -> Labels {
+    Labels::from([(label::REVISION_UID.to_owned(), view::uid(revision).to_owned())])
+}
+
+/// The Deployment without its number of replicas.
+pub fn deployment(revision: &Revision) -> Deployment {
+    let template_meta = ObjectMeta {
+        labels: Some(revision_labels(revision)),
+        annotations: Some(revision_annotations(revision)).filter(|a| !a.is_empty()),
+        ..ObjectMeta::default()
+    };
+    let strategy = DeploymentStrategy {
+        type_: Some("RollingUpdate".into()),
+        rolling_update: Some(RollingUpdateDeployment {
+            max_unavailable: Some(IntOrString::Int(0)),
+            ..RollingUpdateDeployment::default()
+        }),
+    };
+    let spec = DeploymentSpec {
+        selector: LabelSelector { match_labels: Some(selector(revision)), ..LabelSelector::default() },
+        template: PodTemplateSpec { metadata: Some(template_meta), spec: Some(pod_spec(revision)) },
+        strategy: Some(strategy),
+        progress_deadline_seconds: Some(PROGRESS_DEADLINE_SECONDS),
+        ..DeploymentSpec::default()
+    };
+    let name = deployment_name(name_of(revision));
+    let metadata = child_meta(revision, &name, revision_labels(revision), revision_annotations(revision));
+    Deployment { metadata, spec: Some(spec), status: None }
+}
+
+fn pod_spec(revision: &Revision) -> PodSpec {
+    let mut pod = revision.spec.pod.clone();
+    let port = port_number(&pod);
+    let declares_port = serving_port(&pod).is_some();
+    let serving = pod.containers.iter().position(|c| c.ports.as_ref().is_some_and(|p| !p.is_empty())).unwrap_or(0);
+    for (i, container) in pod.containers.iter_mut().enumerate() {
+        finish_container(container, revision, (i == serving).then_some(port));
+        if i == serving && !declares_port {
+            container.ports = Some(vec![ContainerPort {
+                name: Some("user-port".into()),
+                container_port: port,
+                protocol: Some("TCP".into()),
+                ..ContainerPort::default()
+            }]);
+        }
+    }
+    pod.termination_grace_period_seconds = Some(revision.spec.timeout());
+    pod.automount_service_account_token.get_or_insert(false);
+    pod.enable_service_links.get_or_insert(false);
+    pod
+}
+
+fn finish_container(container: &mut Container, revision: &Revision, port: Option<i32>) {
+    let of = |name: &str| view::label(revision, name).unwrap_or_default().to_owned();
+    let mut put = |name: &str, value: String| {
+        let variable = EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
+        container.env.get_or_insert_default().push(variable);
+    };
+    if let Some(port) = port {
+        put("PORT", port.to_string());
+    }
+    put("K_REVISION", name_of(revision).to_owned());
+    put("K_CONFIGURATION", of(label::CONFIGURATION));
+    put("K_SERVICE", of(label::SERVICE));
+    container.termination_message_policy.get_or_insert_with(|| "FallbackToLogsOnError".into());
+}
+
+pub fn autoscaler(revision: &Revision) -> PodAutoscaler {
+    let reachability = match view::label(revision, label::ROUTING_STATE) {
+        Some("active") => "Reachable",
+        Some("reserve") => "Unreachable",
+        _ => "",
+    };
+    let spec = PodAutoscalerSpec {
+        container_concurrency: revision.spec.concurrency(),
+        scale_target_ref: ScaleTarget {
+            api_version: "apps/v1".into(),
+            kind: "Deployment".into(),
+            name: deployment_name(name_of(revision)),
+        },
+        reachability: reachability.into(),
+        protocol_type: if port_name(&revision.spec) == "h2c" { "h2c".into() } else { "http1".into() },
+    };
+    let mut annotations = annotations_of(revision);
+    annotations.retain(|key, _| key.starts_with(SCALING_GROUP));
+    let mut autoscaler = PodAutoscaler::new("", spec);
+    autoscaler.metadata = child_meta(revision, name_of(revision), revision_labels(revision), annotations);
+    autoscaler
+}
+
+/// Headless: only the gateway dials, and it knows each instance.
+pub fn service(revision: &Revision) -> Service {
+    let port = ServicePort {
+        name: Some(port_name(&revision.spec).to_owned()),
+        port: SERVICE_PORT,
+        target_port: Some(IntOrString::Int(port_number(&revision.spec.pod))),
+        protocol: Some("TCP".into()),
+        ..ServicePort::default()
+    };
+    let spec = ServiceSpec {
+        cluster_ip: Some("None".into()),
+        selector: Some(selector(revision)),
+        ports: Some(vec![port]),
+        ..ServiceSpec::default()
+    };
+    let metadata = child_meta(revision, name_of(revision), revision_labels(revision), Labels::new());
+    Service { metadata, spec: Some(spec), status: None }
+}

@@ -1,0 +1,42 @@
+//! Revision: one Deployment, one PodAutoscaler and one core Service, and what their instances say about the code.
+//!
+//! The surprise: the number of replicas is written once, at creation; from then on the autoscaler alone writes it.
+
+mod children;
+mod plan;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use api::autoscaling::PodAutoscaler;
+use api::names::label;
+use api::serving::Revision;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use reconcile::{Applier, Caches, Controller, Key, Plan, View, runner};
+
+pub fn controller(caches: &Caches, applier: Applier, clock: api::Clock) -> Controller {
+    let view = caches.clone();
+    Controller::planned("revision", clock, applier, move |key, now| gather(&view, key, now))
+        .watch(&caches.of::<Revision>(), runner::itself)
+        .watch(&caches.of::<Deployment>(), runner::owner::<Revision, _>)
+        .watch(&caches.of::<PodAutoscaler>(), runner::owner::<Revision, _>)
+        .watch(&caches.of::<Service>(), runner::owner::<Revision, _>)
+        .watch(&caches.of::<Pod>(), runner::named_by_label(label::REVISION))
+}
+
+fn gather(view: &impl View, key: &Key, now: Timestamp) -> Plan {
+    let Some(revision) = view.get::<Revision>(&key.namespace, &key.name) else { return Plan::default() };
+    if reconcile::view::is_deleting(revision.as_ref()) {
+        return Plan::default();
+    }
+    let inputs = plan::Inputs {
+        deployment: view.get::<Deployment>(&key.namespace, &children::deployment_name(&key.name)),
+        autoscaler: view.get::<PodAutoscaler>(&key.namespace, &key.name),
+        service: view.get::<Service>(&key.namespace, &key.name),
+        pods: view.labelled::<Pod>(&key.namespace, label::REVISION, &key.name),
+        revision,
+    };
+    plan::plan(&inputs, now)
+}

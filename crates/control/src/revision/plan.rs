@@ -1,0 +1,62 @@
+//! What a Revision needs.
+
+use std::sync::Arc;
+
+use api::autoscaling::PodAutoscaler;
+use api::serving::{REVISION_CONDITIONS, Revision, reason};
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use reconcile::Plan;
+
+use super::{children, status};
+use crate::ownership::{controls, name_of};
+
+pub struct Inputs {
+    pub revision: Arc<Revision>,
+    pub deployment: Option<Arc<Deployment>>,
+    pub autoscaler: Option<Arc<PodAutoscaler>>,
+    pub service: Option<Arc<Service>>,
+    pub pods: Vec<Arc<Pod>>,
+}
+
+pub fn plan(inputs: &Inputs, now: Timestamp) -> Plan {
+    let revision = inputs.revision.as_ref();
+    let mut plan = Plan::default();
+    if let Some(taken) = taken(inputs) {
+        let mut status = revision.status.clone().unwrap_or_default();
+        status.observed_generation = revision.metadata.generation;
+        let conditions = &mut status.conditions;
+        REVISION_CONDITIONS.mark_false(conditions, status::RESOURCES_AVAILABLE, reason::NOT_OWNED, &taken, now);
+        plan.status(revision, &status, now);
+        return plan;
+    }
+    // The autoscaler before the Deployment: no instance may run that nobody counts.
+    plan.apply(inputs.autoscaler.as_deref(), &children::autoscaler(revision));
+    plan.apply(inputs.service.as_deref(), &children::service(revision));
+    let wanted = children::deployment(revision);
+    match inputs.deployment.as_deref() {
+        Some(deployment) => plan.apply(Some(deployment), &wanted),
+        None => {
+            let mut first = wanted;
+            if let Some(spec) = &mut first.spec {
+                spec.replicas = Some(children::initial_scale(revision));
+            }
+            plan.create(&first);
+        }
+    }
+    plan.status(revision, &status::status(inputs, now), now);
+    plan
+}
+
+fn taken(inputs: &Inputs) -> Option<String> {
+    let revision = inputs.revision.as_ref();
+    let message = |kind: &str, name: &str| format!("There is an existing {kind} {name:?} that we do not own.");
+    if let Some(d) = inputs.deployment.as_deref().filter(|d| !controls(revision, *d)) {
+        return Some(message("Deployment", name_of(d)));
+    }
+    if let Some(a) = inputs.autoscaler.as_deref().filter(|a| !controls(revision, *a)) {
+        return Some(message("PodAutoscaler", name_of(a)));
+    }
+    inputs.service.as_deref().filter(|s| !controls(revision, *s)).map(|s| message("Service", name_of(s)))
+}

@@ -1,0 +1,207 @@
+use api::networking::{Ingress, Visibility};
+use api::serving::{Configuration, Revision, Route};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Service;
+use reconcile::{Key, Plan};
+use serde_json::{Value, json};
+
+use super::{Hosts, gather};
+use crate::fixtures::*;
+
+fn plan(world: &World, key: &Key, now: Timestamp) -> Plan {
+    gather(world, &Hosts { domain: "localhost".into(), port: 8080 }, key, now)
+}
+
+fn run(case: &str, world: &World) -> Outcome {
+    settle(case, world, plan)
+}
+
+fn serving(kind: &str, name: &str, labels: Value, spec: Value, status: Value) -> Value {
+    json!({"apiVersion": "serving.knative.dev/v1", "kind": kind,
+        "metadata": {"namespace": "default", "name": name, "labels": labels}, "spec": spec, "status": status})
+}
+
+fn revision(name: &str, is_ready: &str) -> Value {
+    let labels = json!({"serving.knative.dev/service": "hello", "serving.knative.dev/configuration": "hello"});
+    let spec = json!({"containers": [{"name": "c", "image": "i"}], "containerConcurrency": 1, "timeoutSeconds": 30});
+    serving("Revision", name, labels, spec, json!({"conditions": [ready("Ready", is_ready, "", "why")]}))
+}
+
+fn latest() -> Value {
+    json!([{"configurationName": "hello", "latestRevision": true, "percent": 100}])
+}
+
+fn given(traffic: Value, latest_ready: Value) -> World {
+    let configuration = json!({"latestReadyRevisionName": latest_ready, "latestCreatedRevisionName": "hello-00001"});
+    world()
+        .with_json(serving(
+            "Route",
+            "hello",
+            json!({"serving.knative.dev/service": "hello"}),
+            json!({"traffic": traffic}),
+            Value::Null,
+        ))
+        .with_json(serving(
+            "Configuration",
+            "hello",
+            json!({}),
+            json!({"template": {"spec": {"containers": []}}}),
+            configuration,
+        ))
+        .with_json(revision("hello-00001", "True"))
+        .with_json(revision("hello-00002", "True"))
+}
+
+fn status(world: &World) -> api::serving::RouteStatus {
+    world.expect::<Route>("default", "hello").status.unwrap()
+}
+
+fn hosts(world: &World) -> Vec<String> {
+    let rules = world.expect::<Ingress>("default", "hello").spec.rules;
+    let line = |r: &api::networking::IngressRule| {
+        let splits: Vec<_> =
+            r.http.paths[0].splits.iter().map(|s| format!("{}={}", s.service_name, s.percent)).collect();
+        format!("{} -> {}", r.hosts.join(" "), splits.join(" "))
+    };
+    rules.iter().map(line).collect()
+}
+
+#[test]
+fn traffic_to_the_latest() {
+    let outcome = run("new", &given(latest(), json!("hello-00001")));
+    let world = outcome.world;
+    assert_eq!(
+        hosts(&world),
+        [
+            "hello.default.svc.cluster.local hello.default.svc hello.default -> hello-00001=100",
+            "hello.default.localhost -> hello-00001=100",
+        ]
+    );
+    let split = world.expect::<Ingress>("default", "hello").spec.rules[0].http.paths[0].splits[0].clone();
+    assert_eq!(split.append_headers["Knative-Serving-Revision"], "hello-00001");
+    let policy = split.policy.unwrap();
+    assert_eq!((policy.service.as_str(), policy.container_concurrency, policy.timeout_seconds), ("hello", 1, 30));
+    let status = status(&world);
+    assert_eq!(told(&status.conditions), ["AllTrafficAssigned=True : ", "IngressReady=True : ", "Ready=True : "]);
+    assert_eq!(status.url.as_deref(), Some("http://hello.default.localhost:8080"));
+    assert_eq!(status.address.unwrap().url.as_deref(), Some("http://hello.default.svc.cluster.local"));
+    assert_eq!(json!(status.traffic), json!([{"revisionName": "hello-00001", "latestRevision": true, "percent": 100}]));
+    assert_eq!(
+        world.expect::<Service>("default", "hello").spec.unwrap().external_name.as_deref(),
+        Some("hello.default.svc.cluster.local")
+    );
+    let labels = world.expect::<Revision>("default", "hello-00001").metadata.labels.unwrap();
+    assert_eq!(labels["serving.knative.dev/routingState"], "active");
+    let ingress = world.expect::<Ingress>("default", "hello").status.unwrap();
+    assert!(told(&ingress.conditions).contains(&"Ready=True : ".to_owned()));
+}
+
+#[test]
+fn a_new_revision_takes_over() {
+    let mut world = run("first", &given(latest(), json!("hello-00001"))).world;
+    world.edit::<Configuration>("default", "hello", |c| {
+        c.status.as_mut().unwrap().latest_ready_revision_name = Some("hello-00002".into());
+    });
+    let outcome = run("second", &world);
+    let order: Vec<&str> = outcome.writes.iter().map(String::as_str).filter(|w| !w.starts_with("status")).collect();
+    assert_eq!(
+        order,
+        ["patch Revision default/hello-00002", "apply Ingress default/hello", "patch Revision default/hello-00001"]
+    );
+    let state = |name| {
+        outcome.world.expect::<Revision>("default", name).metadata.labels.unwrap()["serving.knative.dev/routingState"]
+            .clone()
+    };
+    assert_eq!((state("hello-00001").as_str(), state("hello-00002").as_str()), ("reserve", "active"));
+}
+
+#[test]
+fn splits_and_tags() {
+    let traffic = json!([
+        {"revisionName": "hello-00001", "percent": 90},
+        {"configurationName": "hello", "latestRevision": true, "percent": 10},
+        {"revisionName": "hello-00001", "percent": 0, "tag": "blue"},
+    ]);
+    let world = run("split", &given(traffic, json!("hello-00002"))).world;
+    assert_eq!(
+        hosts(&world),
+        [
+            "hello.default.svc.cluster.local hello.default.svc hello.default -> hello-00001=90 hello-00002=10",
+            "hello.default.localhost -> hello-00001=90 hello-00002=10",
+            "blue-hello.default.svc.cluster.local blue-hello.default.svc blue-hello.default -> hello-00001=100",
+            "blue-hello.default.localhost -> hello-00001=100",
+        ]
+    );
+    assert_eq!(status(&world).traffic[2].url.as_deref(), Some("http://blue-hello.default.localhost:8080"));
+}
+
+#[test]
+fn traffic_that_cannot_be_assigned() {
+    let pinned = |name: &str| json!([{"revisionName": name, "percent": 100}]);
+    let other = json!([{"configurationName": "other", "latestRevision": true, "percent": 100}]);
+    for (case, traffic, want) in [
+        (
+            "waiting",
+            latest(),
+            "Unknown RevisionMissing: Configuration \"hello\" is waiting for a Revision to become ready.",
+        ),
+        (
+            "no such revision",
+            pinned("nope"),
+            "False RevisionMissing: Revision \"nope\" referenced in traffic not found.",
+        ),
+        ("not ready", pinned("hello-00003"), "Unknown RevisionMissing: Revision \"hello-00003\" is not yet ready."),
+        (
+            "failed",
+            pinned("hello-00004"),
+            "False RevisionMissing: Revision \"hello-00004\" failed to become ready: why",
+        ),
+        (
+            "no such configuration",
+            other,
+            "False ConfigurationMissing: Configuration \"other\" referenced in traffic not found.",
+        ),
+    ] {
+        let world = given(traffic, Value::Null)
+            .with_json(revision("hello-00003", "Unknown"))
+            .with_json(revision("hello-00004", "False"));
+        let outcome = run(case, &world);
+        assert_eq!(tell(&status(&outcome.world).conditions, "AllTrafficAssigned"), want, "{case}");
+        assert!(!exists::<Ingress>(&outcome.world, "hello"), "{case}");
+        assert!(outcome.requeue_after.is_some(), "{case}");
+    }
+}
+
+#[test]
+fn old_traffic_stays_while_new_cannot_be_assigned() {
+    let mut world = run("first", &given(latest(), json!("hello-00001"))).world;
+    world.edit::<Route>("default", "hello", |r| r.spec.traffic[0].revision_name = Some("nope".into()));
+    let world = run("bad", &world).world;
+    assert_eq!(hosts(&world)[1], "hello.default.localhost -> hello-00001=100");
+}
+
+#[test]
+fn cluster_local() {
+    let mut world = given(latest(), json!("hello-00001"));
+    world.edit::<Route>("default", "hello", |r| {
+        r.metadata
+            .labels
+            .get_or_insert_default()
+            .insert("networking.knative.dev/visibility".into(), "cluster-local".into());
+    });
+    let world = run("local", &world).world;
+    assert!(
+        world.expect::<Ingress>("default", "hello").spec.rules.iter().all(|r| r.visibility == Visibility::ClusterLocal)
+    );
+    assert_eq!(status(&world).url.as_deref(), Some("http://hello.default.svc.cluster.local"));
+}
+
+#[test]
+fn a_service_of_that_name_is_not_taken() {
+    let foreign = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "default", "name": "hello"}, "spec": {}});
+    let world = run("taken", &given(latest(), json!("hello-00001")).with_json(foreign)).world;
+    assert_eq!(
+        tell(&status(&world).conditions, "Ready"),
+        "False NotOwned: There is an existing Service \"hello\" that we do not own."
+    );
+}

@@ -1,0 +1,37 @@
+//! The ReplicaSet of one pod template.
+
+use api::names::label;
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet, ReplicaSetSpec};
+use reconcile::view;
+
+use crate::ownership::{annotations_of, child_meta, child_name, name_of, short_hash};
+
+/// The hash that tells pod templates apart.
+pub fn template_hash(spec: &DeploymentSpec) -> String {
+    short_hash(serde_json::json!(spec.template).to_string().as_bytes())
+}
+
+pub fn replica_set(deployment: &Deployment, spec: &DeploymentSpec, replicas: i32) -> ReplicaSet {
+    let hash = template_hash(spec);
+    let mut template = spec.template.clone();
+    let meta = template.metadata.get_or_insert_default();
+    meta.labels.get_or_insert_default().insert(label::POD_TEMPLATE_HASH.into(), hash.clone());
+    let labels = meta.labels.clone().unwrap_or_default();
+    let mut selector = spec.selector.clone();
+    selector.match_labels.get_or_insert_default().insert(label::POD_TEMPLATE_HASH.into(), hash.clone());
+    let name = child_name(name_of(deployment), &format!("-{hash}"));
+    ReplicaSet {
+        metadata: child_meta(deployment, &name, labels, annotations_of(deployment)),
+        spec: Some(ReplicaSetSpec {
+            replicas: Some(replicas),
+            min_ready_seconds: spec.min_ready_seconds,
+            selector,
+            template: Some(template),
+        }),
+        status: None,
+    }
+}
+
+pub fn has_hash(set: &ReplicaSet, hash: &str) -> bool {
+    view::label(set, label::POD_TEMPLATE_HASH) == Some(hash)
+}

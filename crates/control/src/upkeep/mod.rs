@@ -1,0 +1,17 @@
+//! The few controllers of Kubernetes itself that Dhow needs without a cluster; never started on one.
+//!
+//! No scheduler: the replica set controller makes pods that are already bound to the one node.
+
+pub mod deployment;
+pub mod endpoints;
+pub mod gc;
+pub mod namespaces;
+pub mod podgc;
+pub mod replicaset;
+
+use k8s_openapi::api::core::v1::Pod;
+
+/// Whether a pod has ended for good.
+pub fn is_finished(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
