@@ -1,1 +1,151 @@
-//! Placeholder.
+//! A Kubernetes-style API server: HTTP over `store`, for controllers, kubectl and everything that speaks to a cluster.
+//!
+//! Owns: paths, verbs, content types, validation, patches, field ownership, tables, watches, and how errors are worded.
+//! One generic handler serves every kind; a kind is one [`kinds::Strategy`] row. Must not know: sockets, TLS, files,
+//! or what any controller does with an object.
+//!
+//! The surprise: an object is a parsed value only inside one request. It is stored, cached and watched as JSON bytes
+//! that already carry their resourceVersion, beside a small [`Index`] that selectors are matched against.
+
+mod auth;
+mod discovery;
+mod fieldset;
+mod handler;
+mod index;
+mod kinds;
+mod logs;
+mod openapi;
+mod patch;
+mod request;
+mod schema;
+mod selector;
+mod service;
+mod status;
+mod table;
+mod watch;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http_body_util::combinators::{BoxBody, UnsyncBoxBody};
+use http_body_util::{BodyExt, Full};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+pub use auth::User;
+pub use index::{Index, index};
+pub use service::{External, Local};
+pub use status::ApiError;
+
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
+/// What either service takes, whatever the transport's body was.
+pub(crate) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
+pub type ObjectStore = store::Store<Index>;
+
+/// Reaches the node's API (`/containerLogs/{namespace}/{pod}/{container}`) for the pods' logs.
+pub type NodeProxy =
+    tower::util::BoxCloneSyncService<http::Request<Full<Bytes>>, http::Response<BoxBody<Bytes, BoxError>>, BoxError>;
+
+/// Everything that the composition root decides. Each bound says what happens beyond it.
+pub struct Config {
+    /// Bearer tokens of [`ApiServer::external`]; all others get 401.
+    pub tokens: Vec<(String, User)>,
+    pub clock: api::Clock,
+    /// Absent: pod logs answer 503.
+    pub node_proxy: Option<NodeProxy>,
+    /// Larger bodies get 413.
+    pub max_body_bytes: usize,
+    /// Open watches of external clients; more get 429. Watches in process are as many as the program starts.
+    pub max_watches: usize,
+    /// Events kept; the oldest are dropped.
+    pub max_events: usize,
+    /// Whether an external client's write is answered only once it is on disk.
+    pub external_durable: bool,
+    /// Ends every watch, so that a draining listener does not wait for them.
+    pub stop: CancellationToken,
+}
+
+impl Config {
+    /// The bounds that Kubernetes has, no token, no node.
+    pub fn new(clock: api::Clock) -> Self {
+        Self {
+            tokens: vec![],
+            clock,
+            node_proxy: None,
+            max_body_bytes: 3 << 20,
+            max_watches: 4096,
+            max_events: 10_000,
+            external_durable: true,
+            stop: CancellationToken::new(),
+        }
+    }
+}
+
+/// The server. All clones are the same one.
+#[derive(Clone)]
+pub struct ApiServer {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub store: ObjectStore,
+    pub kinds: kinds::Kinds,
+    pub tokens: auth::Tokens,
+    pub clock: api::Clock,
+    pub node_proxy: Option<NodeProxy>,
+    pub max_body_bytes: usize,
+    pub max_events: usize,
+    pub external_durable: bool,
+    pub watches: Arc<Semaphore>,
+    pub stop: CancellationToken,
+    /// Keys of Events, oldest first, so that the oldest can be dropped.
+    pub events: Mutex<VecDeque<Arc<str>>>,
+    pub documents: openapi::Documents,
+}
+
+impl ApiServer {
+    /// Serves what the store holds. The namespaces that every cluster has are made when they are missing.
+    pub fn new(store: ObjectStore, config: Config) -> Result<Self, ApiError> {
+        let events = store.list(kinds::EVENT_PREFIX, None, 0);
+        let mut oldest_first = events.entries;
+        oldest_first.sort_by_key(|entry| entry.created);
+        let inner = Inner {
+            store,
+            kinds: kinds::Kinds::new(),
+            tokens: auth::Tokens::new(config.tokens),
+            clock: config.clock,
+            node_proxy: config.node_proxy,
+            max_body_bytes: config.max_body_bytes,
+            max_events: config.max_events,
+            external_durable: config.external_durable,
+            watches: Arc::new(Semaphore::new(config.max_watches)),
+            stop: config.stop,
+            events: Mutex::new(oldest_first.into_iter().map(|entry| entry.key).collect()),
+            documents: openapi::Documents::default(),
+        };
+        let server = Self { inner: Arc::new(inner) };
+        server.inner.make_namespaces()?;
+        Ok(server)
+    }
+
+    /// For clients outside: needs a bearer token, and answers a write once it is on disk.
+    pub fn external(&self) -> External {
+        External::new(self.inner.clone())
+    }
+
+    /// For the program itself: trusted, and never behind an fsync.
+    pub fn local(&self) -> Local {
+        Local::new(self.inner.clone())
+    }
+
+    /// A client over [`ApiServer::local`]. Must be called inside a tokio runtime.
+    pub fn client(&self, default_namespace: &str) -> kube::Client {
+        kube::Client::new(self.local(), default_namespace)
+    }
+}
+
+pub(crate) fn whole(bytes: impl Into<Bytes>) -> ResponseBody {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}

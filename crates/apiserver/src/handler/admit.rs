@@ -1,0 +1,303 @@
+//! What a written object becomes: completed, checked, separated from its status. Pure.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::metadata;
+use crate::fieldset::{Managed, Operation, Owner, update_ownership};
+use crate::kinds::{Deletion, Kind, Status};
+use crate::schema;
+use crate::status::{ApiError, Result};
+
+/// The part of an object that a write is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Whole,
+    Status,
+    Scale,
+    Finalize,
+}
+
+impl Part {
+    pub fn of(subresource: Option<&str>) -> Self {
+        match subresource {
+            Some("status") => Self::Status,
+            Some("scale") => Self::Scale,
+            Some("finalize") => Self::Finalize,
+            _ => Self::Whole,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Whole => "",
+            Self::Status => "status",
+            Self::Scale => "scale",
+            Self::Finalize => "finalize",
+        }
+    }
+}
+
+/// A write, apart from the objects.
+#[derive(Clone, Copy)]
+pub struct Writing<'a> {
+    pub kind: &'a Kind,
+    pub namespace: Option<&'a str>,
+    pub name: Option<&'a str>,
+    pub part: Part,
+    pub manager: &'a str,
+    pub now: Timestamp,
+}
+
+/// What is to be done about an object that was written.
+pub enum Outcome {
+    /// Nothing would change but times of ownership.
+    Same,
+    Put(Value),
+    /// The last thing that held a deleted object is gone.
+    Remove(Value),
+}
+
+impl Writing<'_> {
+    pub fn owner(&self, operation: Operation) -> Owner {
+        Owner {
+            manager: self.manager.to_owned(),
+            operation,
+            api_version: self.kind.stored().api_version(),
+            subresource: self.part.name().to_owned(),
+        }
+    }
+
+    pub fn time(&self) -> String {
+        metadata::time(self.now)
+    }
+}
+
+/// A new object. `managed`: who owns what, when it was applied; otherwise the writer owns all of it.
+pub fn create(writing: &Writing<'_>, mut object: Value, managed: Option<Managed>) -> Result<Value> {
+    let kind = writing.kind;
+    metadata::identify(&mut object, kind, writing.namespace, writing.name)?;
+    schema::drop_nulls(&mut object);
+    let meta = metadata::of(&mut object)?;
+    if meta.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
+        return Err(ApiError::BadRequest("resourceVersion should not be set on objects to be created".into()));
+    }
+    for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields"] {
+        meta.shift_remove(field);
+    }
+    let unnamed = meta.get("name").and_then(Value::as_str).is_none_or(str::is_empty);
+    if let Some(prefix) = meta.get("generateName").and_then(Value::as_str).filter(|_| unnamed) {
+        let name = metadata::generate_name(prefix);
+        meta.insert("name".into(), name.into());
+    }
+    meta.insert("uid".into(), metadata::new_uid().into());
+    meta.insert("creationTimestamp".into(), writing.time().into());
+    meta.shift_remove("generation");
+    if kind.generation {
+        meta.insert("generation".into(), 1.into());
+    }
+    if kind.status == Some(Status::Separate)
+        && let Some(object) = object.as_object_mut()
+    {
+        object.shift_remove("status");
+    }
+    complete(kind, &mut object);
+    (kind.stored().create)(&mut object);
+    check(kind, &object, None)?;
+    let managed = managed.unwrap_or_else(|| {
+        let nothing = serde_json::json!({"metadata": {}});
+        let owner = writing.owner(Operation::Update);
+        update_ownership(&Managed::default(), &owner, &nothing, &object, kind.schema(), &writing.time())
+    });
+    store_ownership(&mut object, &managed)?;
+    Ok(object)
+}
+
+/// `old` after somebody wrote `new`.
+pub fn update(writing: &Writing<'_>, old: &Value, mut new: Value, managed: Option<Managed>) -> Result<Outcome> {
+    let kind = writing.kind;
+    metadata::identify(&mut new, kind, writing.namespace, writing.name)?;
+    preconditions(kind, old, &new, writing.part)?;
+    schema::drop_nulls(&mut new);
+    let before = managed_before(old, &new);
+    let mut new = separate(writing, old, new)?;
+    keep_servers_fields(old, &mut new)?;
+    if writing.part == Part::Whole {
+        complete(kind, &mut new);
+    }
+    check(kind, &new, Some(old))?;
+    let changed_spec = kind.generation && spec_changed(old, &new);
+    let meta = metadata::of(&mut new)?;
+    if changed_spec {
+        let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+        meta.insert("generation".into(), generation.into());
+    }
+    let managed = managed.unwrap_or_else(|| {
+        update_ownership(&before, &writing.owner(Operation::Update), old, &new, kind.schema(), &writing.time())
+    });
+    let recorded = Managed::parse(&old["metadata"]["managedFields"]);
+    if same_but_ownership(old, &new) && managed.same_owners(&recorded) {
+        return Ok(Outcome::Same);
+    }
+    store_ownership(&mut new, &managed)?;
+    Ok(if is_released(kind, &new) { Outcome::Remove(new) } else { Outcome::Put(new) })
+}
+
+/// A client may rewrite the record of owners, as kubectl does when a person moves to server-side apply.
+fn managed_before(old: &Value, new: &Value) -> Managed {
+    match &new["metadata"]["managedFields"] {
+        Value::Null => Managed::parse(&old["metadata"]["managedFields"]),
+        given => Managed::parse(given),
+    }
+}
+
+fn preconditions(kind: &Kind, old: &Value, new: &Value, part: Part) -> Result<()> {
+    let name = old["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let given = |field: &str| new["metadata"][field].as_str().filter(|value| !value.is_empty());
+    let conflict = |why: String| Err(ApiError::Conflict { resource: kind.resource(), name: name.clone(), why });
+    if let (Some(given), Some(is)) = (given("uid"), old["metadata"]["uid"].as_str())
+        && given != is
+    {
+        return conflict(format!("Precondition failed: UID in precondition: {given}, UID in object meta: {is}"));
+    }
+    if given("resourceVersion").is_some_and(|given| old["metadata"]["resourceVersion"] != given) && part != Part::Scale
+    {
+        return conflict(MODIFIED.into());
+    }
+    Ok(())
+}
+
+pub const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
+
+/// Takes from `new` only what this part may write.
+fn separate(writing: &Writing<'_>, old: &Value, mut new: Value) -> Result<Value> {
+    let kind = writing.kind;
+    match writing.part {
+        Part::Whole => {
+            if kind.status.is_some() {
+                put(&mut new, "status", old.get("status").cloned());
+            }
+            if kind.deletion == Deletion::Namespace {
+                put(&mut new, "spec", old.get("spec").cloned());
+            }
+            Ok(new)
+        }
+        Part::Status => {
+            let mut whole = old.clone();
+            put(&mut whole, "status", new.get("status").cloned());
+            if kind.status == Some(Status::WithMetadata) {
+                for field in ["labels", "annotations"] {
+                    let value = new["metadata"].get(field).cloned();
+                    let meta = metadata::of(&mut whole)?;
+                    match value {
+                        Some(value) => meta.insert(field.into(), value),
+                        None => meta.shift_remove(field),
+                    };
+                }
+            }
+            Ok(whole)
+        }
+        Part::Scale => {
+            let mut whole = old.clone();
+            whole["spec"]["replicas"] = new["spec"]["replicas"].clone();
+            Ok(whole)
+        }
+        Part::Finalize => {
+            let mut whole = old.clone();
+            put(&mut whole["spec"], "finalizers", new["spec"].get("finalizers").cloned());
+            Ok(whole)
+        }
+    }
+}
+
+fn put(object: &mut Value, field: &str, value: Option<Value>) {
+    if let Some(object) = object.as_object_mut() {
+        match value {
+            Some(value) => {
+                object.insert(field.to_owned(), value);
+            }
+            None => {
+                object.shift_remove(field);
+            }
+        }
+    }
+}
+
+fn keep_servers_fields(old: &Value, new: &mut Value) -> Result<()> {
+    let meta = metadata::of(new)?;
+    for field in
+        ["uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName"]
+    {
+        match old["metadata"].get(field) {
+            Some(value) => meta.insert(field.into(), value.clone()),
+            None => meta.shift_remove(field),
+        };
+    }
+    for field in ["managedFields", "resourceVersion", "selfLink"] {
+        meta.shift_remove(field);
+    }
+    Ok(())
+}
+
+/// Fills in what the user left out.
+fn complete(kind: &Kind, object: &mut Value) {
+    if kind.is_custom() {
+        schema::apply_defaults(object, kind.schema());
+    }
+    (kind.stored().default)(object);
+}
+
+fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Result<()> {
+    let mut errors = metadata::validate(object, kind);
+    // A view's objects were translated already; what they are stored as is not checked against its schema.
+    if kind.view.is_none() {
+        errors.extend(schema::validate(object, kind.schema()));
+    }
+    if errors.is_empty() {
+        errors.extend((kind.validate)(object, old));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    Err(ApiError::Invalid { resource: kind.resource(), name, errors })
+}
+
+fn spec_changed(old: &Value, new: &Value) -> bool {
+    let names =
+        |object: &Value| -> Vec<String> { object.as_object().into_iter().flat_map(|o| o.keys().cloned()).collect() };
+    let mut all = names(old);
+    all.extend(names(new));
+    all.iter().any(|name| !matches!(name.as_str(), "metadata" | "status") && old.get(name) != new.get(name))
+}
+
+fn same_but_ownership(old: &Value, new: &Value) -> bool {
+    let bare = |object: &Value| {
+        let mut object = object.clone();
+        if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            meta.shift_remove("managedFields");
+            meta.shift_remove("resourceVersion");
+        }
+        object
+    };
+    bare(old) == bare(new)
+}
+
+fn store_ownership(object: &mut Value, managed: &Managed) -> Result<()> {
+    let meta = metadata::of(object)?;
+    match managed.to_json() {
+        Some(value) => meta.insert("managedFields".into(), value),
+        None => meta.shift_remove("managedFields"),
+    };
+    Ok(())
+}
+
+/// Whether an object is marked for deletion and nothing holds it any more.
+pub fn is_released(kind: &Kind, object: &Value) -> bool {
+    let metadata = &object["metadata"];
+    let empty = |list: &Value| list.as_array().is_none_or(Vec::is_empty);
+    let stopping = kind.deletion == Deletion::Graceful && metadata["deletionGracePeriodSeconds"].as_i64() != Some(0);
+    let contents = kind.deletion == Deletion::Namespace && !empty(&object["spec"]["finalizers"]);
+    !metadata["deletionTimestamp"].is_null() && empty(&metadata["finalizers"]) && !stopping && !contents
+}

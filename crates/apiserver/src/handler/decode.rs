@@ -1,0 +1,65 @@
+//! Bodies of writes: decoded, and searched for what no schema knows.
+
+use http::{Response, StatusCode};
+use serde_json::Value;
+
+use super::{Call, object};
+use crate::ResponseBody;
+use crate::auth::User;
+use crate::request::{FieldValidation, content_type, decode};
+use crate::schema;
+use crate::status::{ApiError, Result};
+
+/// A decoded body and what to warn about.
+pub struct Decoded {
+    pub object: Value,
+    pub warnings: Vec<String>,
+}
+
+/// The body of a POST or PUT, or an applied configuration.
+pub fn body(call: &Call<'_>, body: &[u8]) -> Result<Decoded> {
+    let object = decode(body, content_type(&call.parts.headers))?;
+    let duplicates = match validation(call)? {
+        FieldValidation::Ignore => vec![],
+        _ => schema::duplicate_fields(body),
+    };
+    let warnings = screen(call, &object, duplicates)?;
+    Ok(Decoded { object, warnings })
+}
+
+/// Refuses or reports unknown fields. `duplicates` were found in the text.
+pub fn screen(call: &Call<'_>, object: &Value, duplicates: Vec<String>) -> Result<Vec<String>> {
+    let validation = validation(call)?;
+    if validation == FieldValidation::Ignore || call.subresource == Some("scale") {
+        return Ok(vec![]);
+    }
+    let unknown =
+        schema::unknown_fields(object, call.kind.schema()).into_iter().map(|f| format!("unknown field {f:?}"));
+    let duplicate = duplicates.into_iter().map(|f| format!("duplicate field {f:?}"));
+    let found: Vec<String> = unknown.chain(duplicate).collect();
+    if validation == FieldValidation::Strict && !found.is_empty() {
+        return Err(ApiError::BadRequest(format!(
+            "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
+            call.kind.kind,
+            call.kind.version,
+            call.kind.kind,
+            found.join(", ")
+        )));
+    }
+    Ok(found)
+}
+
+/// The program's own components are compiled against the types: they get no warnings that nobody would read.
+fn validation(call: &Call<'_>) -> Result<FieldValidation> {
+    let default = if call.caller.trusted { FieldValidation::Ignore } else { FieldValidation::Warn };
+    FieldValidation::parse(call.query, default)
+}
+
+/// Answers a question: the body with its status filled in.
+pub fn ask(call: &Call<'_>, bytes: &[u8], answer: fn(&mut Value, &User)) -> Result<Response<ResponseBody>> {
+    let mut review = body(call, bytes)?.object;
+    review["apiVersion"] = call.kind.api_version().into();
+    review["kind"] = call.kind.kind.into();
+    answer(&mut review, &call.caller.user);
+    Ok(object(StatusCode::CREATED, &review))
+}

@@ -1,0 +1,264 @@
+//! The one handler: from a request to a verb on a kind.
+
+mod admit;
+mod collection;
+mod decode;
+mod delete;
+mod metadata;
+mod object;
+mod read;
+mod scale;
+mod write;
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use crate::auth::User;
+use crate::kinds::{Kind, Verbs};
+use crate::request::{Form, Path, Query, accepted};
+use crate::status::{ApiError, Result};
+use crate::{Inner, RequestBody, ResponseBody, whole};
+
+pub(crate) use object::{partial_metadata, shown};
+
+/// Who asks, and what that entitles them to.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    pub user: Arc<User>,
+    /// In process: no fsync to wait for, no bound on watches, unknown fields are not looked for.
+    pub trusted: bool,
+}
+
+/// A request for a resource, as far as all verbs need it.
+pub(crate) struct Call<'a> {
+    pub kind: &'a Kind,
+    pub namespace: Option<&'a str>,
+    pub name: Option<&'a str>,
+    pub subresource: Option<&'a str>,
+    pub query: &'a Query,
+    pub parts: &'a Parts,
+    pub form: Form,
+    pub caller: &'a Caller,
+}
+
+/// What a write answers.
+pub(crate) struct Answer {
+    pub status: StatusCode,
+    pub body: Bytes,
+    /// An external client is answered once this is on disk.
+    pub revision: Option<store::Revision>,
+    pub warnings: Vec<String>,
+}
+
+impl Call<'_> {
+    fn required_name(&self) -> Result<&str> {
+        self.name.ok_or_else(not_allowed)
+    }
+
+    fn key(&self) -> Result<String> {
+        Ok(self.kind.key(self.namespace, self.required_name()?))
+    }
+
+    fn not_found(&self) -> ApiError {
+        ApiError::NotFound { resource: self.kind.resource(), name: self.name.unwrap_or_default().to_owned() }
+    }
+}
+
+impl Inner {
+    /// Answers one request; every error becomes a Status.
+    pub async fn serve(&self, caller: Option<Caller>, parts: Parts, body: RequestBody) -> Response<ResponseBody> {
+        match self.dispatch(caller, &parts, body).await {
+            Ok(response) => response,
+            Err(error) => {
+                if error.code() == StatusCode::INTERNAL_SERVER_ERROR {
+                    tracing::warn!(method = %parts.method, path = parts.uri.path(), %error, "request failed");
+                }
+                failure(&error)
+            }
+        }
+    }
+
+    async fn dispatch(
+        &self,
+        caller: Option<Caller>,
+        parts: &Parts,
+        body: RequestBody,
+    ) -> Result<Response<ResponseBody>> {
+        let url = parts.uri.path();
+        match url {
+            "/healthz" | "/livez" | "/readyz" => return Ok(text("ok")),
+            "/version" | "/version/" => return Ok(object(StatusCode::OK, &version())),
+            _ => {}
+        }
+        let caller = match caller {
+            Some(caller) => caller,
+            None => {
+                let user = self.tokens.user(&parts.headers).ok_or(ApiError::Unauthorized)?;
+                Caller { user: Arc::new(user.clone()), trusted: false }
+            }
+        };
+        let Some(path) = Path::parse(url) else { return self.document(parts) };
+        let kind = self.kinds.find(&path.group, &path.version, &path.plural).ok_or(ApiError::NoSuchPath)?;
+        if path.namespace.is_some() && !kind.namespaced {
+            return Err(ApiError::NoSuchPath);
+        }
+        if path.namespace.is_none() && kind.namespaced && path.name.is_some() {
+            return Err(ApiError::NoSuchPath);
+        }
+        let query = Query::parse(parts.uri.query());
+        let call = Call {
+            kind,
+            namespace: path.namespace.as_deref(),
+            name: path.name.as_deref(),
+            subresource: path.subresource.as_deref(),
+            query: &query,
+            parts,
+            form: accepted(&parts.headers)?,
+            caller: &caller,
+        };
+        self.verb(call, body).await
+    }
+
+    async fn verb(&self, call: Call<'_>, body: RequestBody) -> Result<Response<ResponseBody>> {
+        if let Some(subresource) = call.subresource {
+            let known = call.kind.subresources().iter().any(|(name, ..)| *name == subresource);
+            if !known {
+                return Err(ApiError::NoSuchPath);
+            }
+            if subresource == "log" {
+                return self.pod_log(&call).await;
+            }
+        }
+        let method = call.parts.method.clone();
+        match (&call.kind.verbs, &method) {
+            (Verbs::All, _) | (Verbs::Fixed(_), &Method::GET) | (Verbs::Ask(_), &Method::POST) => {}
+            (Verbs::Fixed(_), &Method::POST) => {
+                return Err(ApiError::MethodNotAllowed(format!(
+                    "{} cannot be created here: the kinds that this server serves are built in",
+                    call.kind.resource()
+                )));
+            }
+            _ => return Err(not_allowed()),
+        }
+        match (method, call.name) {
+            (Method::GET, Some(_)) if !call.query.flag("watch")? => self.get(&call),
+            (Method::GET, _) if call.query.flag("watch")? => self.watch(&call),
+            (Method::GET, _) => self.list(&call),
+            (Method::POST, None) => {
+                let body = self.body(body).await?;
+                if let Verbs::Ask(answer) = call.kind.verbs {
+                    return decode::ask(&call, &body, answer);
+                }
+                let answer = self.create(&call, &body)?;
+                self.respond(&call, answer).await
+            }
+            (Method::PUT, Some(_)) => {
+                let answer = self.replace(&call, &self.body(body).await?)?;
+                self.respond(&call, answer).await
+            }
+            (Method::PATCH, Some(_)) => {
+                let answer = self.patch(&call, &self.body(body).await?)?;
+                self.respond(&call, answer).await
+            }
+            (Method::DELETE, Some(_)) if call.subresource.is_none() => {
+                let answer = self.delete(&call, &self.body(body).await?)?;
+                self.respond(&call, answer).await
+            }
+            (Method::DELETE, None) => {
+                let answer = self.delete_collection(&call, &self.body(body).await?)?;
+                self.respond(&call, answer).await
+            }
+            _ => Err(not_allowed()),
+        }
+    }
+
+    /// The whole body, bounded. One that comes in one piece is not copied.
+    async fn body(&self, mut body: RequestBody) -> Result<Bytes> {
+        let mut whole = Bytes::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| ApiError::BadRequest(format!("the body could not be read: {error}")))?;
+            let Ok(piece) = frame.into_data() else { continue };
+            if whole.len() + piece.len() > self.max_body_bytes {
+                return Err(ApiError::TooLarge(self.max_body_bytes));
+            }
+            whole = if whole.is_empty() { piece } else { joined(whole, &piece) };
+        }
+        Ok(whole)
+    }
+
+    /// Answers a write, to an external client only once it is on disk.
+    async fn respond(&self, call: &Call<'_>, answer: Answer) -> Result<Response<ResponseBody>> {
+        if let Some(revision) = answer.revision.filter(|_| self.external_durable && !call.caller.trusted) {
+            self.store.durable(revision).await?;
+        }
+        let body = match call.form {
+            Form::Object => shown(call.kind, answer.body),
+            form => self.in_form(call, form, &answer.body)?,
+        };
+        let mut response = json_bytes(answer.status, body);
+        for warning in answer.warnings {
+            let text = format!("299 - {:?}", warning);
+            if let Ok(value) = HeaderValue::from_str(&text) {
+                response.headers_mut().append(WARNING, value);
+            }
+        }
+        Ok(response)
+    }
+}
+
+fn joined(whole: Bytes, piece: &Bytes) -> Bytes {
+    let mut whole = BytesMut::from(whole);
+    whole.extend_from_slice(piece);
+    whole.freeze()
+}
+
+pub(crate) fn not_allowed() -> ApiError {
+    ApiError::MethodNotAllowed("the server does not allow this method on the requested resource".into())
+}
+
+pub(crate) fn json_bytes(status: StatusCode, body: impl Into<Bytes>) -> Response<ResponseBody> {
+    let mut response = Response::new(whole(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+pub(crate) fn object(status: StatusCode, body: &Value) -> Response<ResponseBody> {
+    json_bytes(status, body.to_string())
+}
+
+fn failure(error: &ApiError) -> Response<ResponseBody> {
+    let status = error.status();
+    let mut response = object(error.code(), &status);
+    if let Some(seconds) = status["details"]["retryAfterSeconds"].as_u64() {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+fn text(body: &'static str) -> Response<ResponseBody> {
+    let mut response = Response::new(whole(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// The version of the Kubernetes API that the built-in kinds follow.
+fn version() -> Value {
+    json!({
+        "major": "1",
+        "minor": "34",
+        "gitVersion": concat!("v1.34.1+dhow-", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "none",
+        "compiler": "rustc",
+        "platform": concat!("linux/", "amd64"),
+    })
+}

@@ -1,0 +1,387 @@
+//! Create, replace, patch and apply.
+//!
+//! A write is computed outside the store's writer from what is there, and committed only if that is still there;
+//! otherwise it is computed again. So the slow part of a write blocks nobody.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use store::{Expect, Revision, StoreError, Write};
+
+use super::admit::{self, MODIFIED, Outcome, Part, Writing};
+use super::object::{Encoded, parse};
+use super::scale::{scale_of, scaled};
+use super::{Answer, Call, decode, metadata, not_allowed};
+use crate::Inner;
+use crate::fieldset::{Applied, Managed, Operation, apply_ownership, fields_of};
+use crate::index::Index;
+use crate::kinds::{EVENT_PREFIX, Kind};
+use crate::patch::{Format, Patch, applied_config, merge_applied, remove_given_up};
+use crate::request::{content_type, field_manager};
+use crate::status::{ApiError, Result};
+
+/// How often a write is computed again because somebody else was faster.
+const ATTEMPTS: usize = 32;
+/// Names tried for one `generateName`.
+const NAMES: usize = 8;
+
+/// What somebody wants of an object that exists.
+enum Intent {
+    Replace(Value),
+    Patch(Patch),
+    Apply { config: Value, force: bool },
+}
+
+/// What a commit did.
+pub(super) struct Committed {
+    pub value: bytes::Bytes,
+    pub revision: Revision,
+}
+
+impl Inner {
+    pub(super) fn create(&self, call: &Call<'_>, body: &[u8]) -> Result<Answer> {
+        if call.subresource.is_some() {
+            return Err(not_allowed());
+        }
+        let decoded = decode::body(call, body)?;
+        let mut object = decoded.object;
+        if let Some(view) = &call.kind.view {
+            (view.write)(&mut object);
+        }
+        let manager = field_manager(call.query, &call.parts.headers);
+        let writing = self.writing(call, &manager);
+        self.check_namespace(call, &object)?;
+        for _ in 0..NAMES {
+            let admitted = admit::create(&writing, object.clone(), None)?;
+            match self.insert(call, admitted) {
+                Ok(mut answer) => {
+                    answer.warnings = decoded.warnings;
+                    return Ok(answer);
+                }
+                // Only a generated name can be tried again.
+                Err(ApiError::AlreadyExists { .. })
+                    if object["metadata"]["name"].as_str().is_none_or(str::is_empty) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ApiError::Unavailable("no free name was found for this generateName; try again".into()))
+    }
+
+    pub(super) fn replace(&self, call: &Call<'_>, body: &[u8]) -> Result<Answer> {
+        let decoded = decode::body(call, body)?;
+        let mut object = decoded.object;
+        if let Some(view) = &call.kind.view {
+            (view.write)(&mut object);
+        }
+        if call.kind.is_custom() && object["metadata"]["resourceVersion"].as_str().is_none_or(str::is_empty) {
+            let error =
+                crate::status::FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+            let name = call.name.unwrap_or_default().to_owned();
+            return Err(ApiError::Invalid { resource: call.kind.resource(), name, errors: vec![error] });
+        }
+        let mut answer = self.modify(call, &Intent::Replace(object))?;
+        answer.warnings.extend(decoded.warnings);
+        Ok(answer)
+    }
+
+    pub(super) fn patch(&self, call: &Call<'_>, body: &[u8]) -> Result<Answer> {
+        if call.subresource == Some("finalize") {
+            return Err(not_allowed());
+        }
+        let format = Format::of(content_type(&call.parts.headers), call.kind.is_custom())?;
+        let force = call.query.flag("force")?;
+        if force && format != Format::Apply {
+            return Err(ApiError::BadRequest("force is only for apply patches".into()));
+        }
+        if format != Format::Apply {
+            return self.modify(call, &Intent::Patch(Patch::decode(format, body)?));
+        }
+        if call.query.get("fieldManager").is_none() {
+            return Err(ApiError::BadRequest(
+                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch"
+                    .into(),
+            ));
+        }
+        let decoded = decode::body(call, body)?;
+        if decoded.object["metadata"]["managedFields"].as_array().is_some_and(|list| !list.is_empty()) {
+            return Err(ApiError::BadRequest("metadata.managedFields must be nil".into()));
+        }
+        let mut answer = self.modify(call, &Intent::Apply { config: decoded.object, force })?;
+        answer.warnings.extend(decoded.warnings);
+        Ok(answer)
+    }
+
+    /// Computes and commits until nobody was faster.
+    fn modify(&self, call: &Call<'_>, intent: &Intent) -> Result<Answer> {
+        let key = call.key()?;
+        let manager = field_manager(call.query, &call.parts.headers);
+        let writing = self.writing(call, &manager);
+        for _ in 0..ATTEMPTS {
+            let Some(entry) = self.store.get(&key) else {
+                match intent {
+                    Intent::Apply { config, .. } if writing.part == Part::Whole => {
+                        match self.create_applied(call, &writing, config) {
+                            Err(ApiError::AlreadyExists { .. }) => continue,
+                            done => return done,
+                        }
+                    }
+                    _ => return Err(call.not_found()),
+                }
+            };
+            let old = parse(&entry.value)?;
+            let mut warnings = vec![];
+            let outcome = plan(call, &writing, intent, &old, &mut warnings)?;
+            let (object, remove) = match outcome {
+                Outcome::Same => {
+                    let body = self.shown_part(call, &entry.value)?;
+                    return Ok(Answer { status: StatusCode::OK, body, revision: Some(entry.modified), warnings });
+                }
+                Outcome::Put(object) => (object, false),
+                Outcome::Remove(object) => (object, true),
+            };
+            let committed = if call.query.dry_run()? {
+                Committed { value: Encoded::new(&object).at(entry.modified), revision: entry.modified }
+            } else {
+                let done = match remove {
+                    true => self.remove(call.kind, &key, &object, entry.modified),
+                    false => self.put(call.kind, &key, &object, Expect::At(entry.modified)),
+                };
+                match done {
+                    Err(ApiError::Store(StoreError::Conflict { .. })) => continue,
+                    done => done?,
+                }
+            };
+            let body = self.shown_part(call, &committed.value)?;
+            return Ok(Answer { status: StatusCode::OK, body, revision: Some(committed.revision), warnings });
+        }
+        let name = call.name.unwrap_or_default().to_owned();
+        Err(ApiError::Conflict { resource: call.kind.resource(), name, why: MODIFIED.into() })
+    }
+
+    fn create_applied(&self, call: &Call<'_>, writing: &Writing<'_>, config: &Value) -> Result<Answer> {
+        let mut config = part_of_config(call, config)?;
+        metadata::identify(&mut config, call.kind, call.namespace, call.name)?;
+        self.check_namespace(call, &config)?;
+        let nothing = json!({"metadata": {}});
+        let objects = Applied { live: &nothing, config: &config, new: &config };
+        let owner = writing.owner(Operation::Apply);
+        let managed = apply_ownership(&Managed::default(), &owner, objects, call.kind.schema(), true, &writing.time())?;
+        let admitted = admit::create(writing, config, Some(managed))?;
+        self.insert(call, admitted)
+    }
+
+    fn insert(&self, call: &Call<'_>, object: Value) -> Result<Answer> {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let key = call.kind.key(call.namespace, name);
+        let exists = || ApiError::AlreadyExists { resource: call.kind.resource(), name: name.to_owned() };
+        if call.query.dry_run()? {
+            if self.store.get(&key).is_some() {
+                return Err(exists());
+            }
+            let body = Encoded::new(&object).at(self.store.revision());
+            return Ok(Answer { status: StatusCode::CREATED, body, revision: None, warnings: vec![] });
+        }
+        let committed = match self.put(call.kind, &key, &object, Expect::Absent) {
+            Err(ApiError::Store(StoreError::Conflict { .. })) => return Err(exists()),
+            done => done?,
+        };
+        if key.starts_with(EVENT_PREFIX) {
+            self.bound_events(key.into());
+        }
+        let revision = Some(committed.revision);
+        Ok(Answer { status: StatusCode::CREATED, body: committed.value, revision, warnings: vec![] })
+    }
+
+    fn writing<'a>(&self, call: &'a Call<'_>, manager: &'a str) -> Writing<'a> {
+        Writing {
+            kind: call.kind,
+            namespace: call.namespace,
+            name: call.name,
+            part: Part::of(call.subresource),
+            manager,
+            now: (self.clock)(),
+        }
+    }
+
+    pub(super) fn put(&self, kind: &Kind, key: &str, object: &Value, expect: Expect) -> Result<Committed> {
+        let encoded = Encoded::new(object);
+        let row = kind.stored();
+        let index = Index::of(row.fields, object);
+        let change = self.store.write(key, expect, (row.durability)(object), |revision, _| {
+            Ok::<_, ApiError>(Write::Put { value: encoded.at(revision), index })
+        })?;
+        let value = change.current.map(|entry| entry.value).unwrap_or_default();
+        Ok(Committed { value, revision: change.revision })
+    }
+
+    pub(super) fn remove(&self, kind: &Kind, key: &str, object: &Value, at: Revision) -> Result<Committed> {
+        let encoded = Encoded::new(object);
+        let durability = (kind.stored().durability)(object);
+        let change = self.store.write(key, Expect::At(at), durability, |revision, _| {
+            Ok::<_, ApiError>(Write::Delete { last: encoded.at(revision) })
+        })?;
+        let value = change.previous.map(|entry| entry.value).unwrap_or_default();
+        Ok(Committed { value, revision: change.revision })
+    }
+
+    /// The answer's body: the object, or its scale when that was written.
+    pub(super) fn shown_part(&self, call: &Call<'_>, value: &bytes::Bytes) -> Result<bytes::Bytes> {
+        match call.subresource {
+            Some("scale") => Ok(scale_of(&parse(value)?).to_string().into()),
+            _ => Ok(value.clone()),
+        }
+    }
+
+    /// Nothing is created in a namespace that is missing or going away.
+    fn check_namespace(&self, call: &Call<'_>, object: &Value) -> Result<()> {
+        let Some(namespace) = call.namespace else {
+            return if call.kind.namespaced { Err(not_allowed()) } else { Ok(()) };
+        };
+        let row = self.kinds.find("", "v1", "namespaces").ok_or(ApiError::NoSuchPath)?;
+        let Some(entry) = self.store.get(&row.key(None, namespace)) else {
+            return Err(ApiError::NotFound { resource: row.resource(), name: namespace.to_owned() });
+        };
+        if !entry.index.deleting {
+            return Ok(());
+        }
+        let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+        Err(ApiError::Forbidden {
+            resource: call.kind.resource(),
+            name: object["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+            why,
+            cause: Some(("NamespaceTerminating", format!("namespace {namespace} is being terminated"))),
+        })
+    }
+
+    /// Keeps the newest Events only.
+    fn bound_events(&self, key: std::sync::Arc<str>) {
+        let dropped = {
+            let mut events = self.events.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            events.push_back(key);
+            if events.len() > self.max_events { events.pop_front() } else { None }
+        };
+        let Some((key, kind)) = dropped.zip(self.kinds.find("", "v1", "events")) else { return };
+        // Already gone, or changed this very moment: then it is young again and the next one goes.
+        let Some(entry) = self.store.get(&key) else { return };
+        if let Ok(object) = parse(&entry.value) {
+            let _ = self.remove(kind, &key, &object, entry.modified);
+        }
+    }
+
+    /// The namespaces that everything relies on.
+    pub fn make_namespaces(&self) -> Result<()> {
+        let kind = self.kinds.find("", "v1", "namespaces").ok_or(ApiError::NoSuchPath)?;
+        for name in ["default", "kube-system", api::names::NODE_LEASE_NAMESPACE, api::names::SYSTEM_NAMESPACE] {
+            let key = kind.key(None, name);
+            if self.store.get(&key).is_some() {
+                continue;
+            }
+            let now = (self.clock)();
+            let writing = Writing { kind, namespace: None, name: Some(name), part: Part::Whole, manager: "dhow", now };
+            let object = admit::create(&writing, json!({"metadata": {"name": name}}), None)?;
+            self.put(kind, &key, &object, Expect::Absent)?;
+        }
+        Ok(())
+    }
+}
+
+/// What `old` becomes. Pure but for the clock that `writing` already read.
+fn plan(
+    call: &Call<'_>,
+    writing: &Writing<'_>,
+    intent: &Intent,
+    old: &Value,
+    warnings: &mut Vec<String>,
+) -> Result<Outcome> {
+    let schema = call.kind.schema();
+    match intent {
+        Intent::Replace(object) => match writing.part {
+            Part::Scale => {
+                stale_scale(call, old, object)?;
+                admit::update(writing, old, scaled(old, object)?, None)
+            }
+            _ => admit::update(writing, old, object.clone(), None),
+        },
+        Intent::Patch(patch) if writing.part == Part::Scale => {
+            let scale = patch.apply(&scale_of(old), schema)?;
+            stale_scale(call, old, &scale)?;
+            admit::update(writing, old, scaled(old, &scale)?, None)
+        }
+        Intent::Patch(patch) => {
+            let mut seen = old.clone();
+            if let Some(view) = &call.kind.view {
+                (view.read)(&mut seen);
+            }
+            let mut new = patch.apply(&seen, schema)?;
+            *warnings = decode::screen(call, &new, vec![])?;
+            if let Some(view) = &call.kind.view {
+                (view.write)(&mut new);
+            }
+            admit::update(writing, old, new, None)
+        }
+        Intent::Apply { config, force } => {
+            let given = config["metadata"]["resourceVersion"].as_str().filter(|v| !v.is_empty());
+            if given.is_some_and(|given| old["metadata"]["resourceVersion"] != given) {
+                let name = call.name.unwrap_or_default().to_owned();
+                return Err(ApiError::Conflict { resource: call.kind.resource(), name, why: MODIFIED.into() });
+            }
+            let mut config = part_of_config(call, config)?;
+            metadata::identify(&mut config, call.kind, call.namespace, call.name)?;
+            let managed = Managed::parse(&old["metadata"]["managedFields"]);
+            let owner = writing.owner(Operation::Apply);
+            let mut merged = merge_applied(old, &config, schema);
+            if let Some(last) = managed.fields(&owner) {
+                let mut kept = fields_of(&config, schema);
+                kept.add(&managed.of_others(&owner));
+                remove_given_up(&mut merged, schema, last, &kept);
+            }
+            let objects = Applied { live: old, config: &config, new: &merged };
+            let managed = apply_ownership(&managed, &owner, objects, schema, *force, &writing.time())?;
+            admit::update(writing, old, merged, Some(managed))
+        }
+    }
+}
+
+/// An applied configuration reduced to the part that it may write.
+fn part_of_config(call: &Call<'_>, config: &Value) -> Result<Value> {
+    let mut config = applied_config(config);
+    if let Some(view) = &call.kind.view {
+        (view.write)(&mut config);
+    }
+    crate::schema::drop_nulls(&mut config);
+    let Some(object) = config.as_object_mut() else { return Ok(config) };
+    match Part::of(call.subresource) {
+        Part::Status => {
+            let with_metadata = call.kind.status == Some(crate::kinds::Status::WithMetadata);
+            object.retain(|name, _| matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "status"));
+            if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+                meta.retain(|name, _| match name.as_str() {
+                    "name" | "namespace" => true,
+                    "labels" | "annotations" => with_metadata,
+                    _ => false,
+                });
+            }
+        }
+        Part::Scale => {
+            let metadata = object.get("metadata").cloned().unwrap_or_default();
+            let replicas = object.get("spec").map(|spec| spec["replicas"].clone()).unwrap_or_default();
+            return Ok(json!({
+                "metadata": {"name": metadata["name"]},
+                "spec": {"replicas": replicas},
+            }));
+        }
+        Part::Whole if call.kind.status.is_some() => {
+            object.shift_remove("status");
+        }
+        Part::Whole | Part::Finalize => {}
+    }
+    Ok(config)
+}
+
+fn stale_scale(call: &Call<'_>, old: &Value, scale: &Value) -> Result<()> {
+    let given = scale["metadata"]["resourceVersion"].as_str().filter(|v| !v.is_empty());
+    if given.is_none_or(|given| old["metadata"]["resourceVersion"] == given) {
+        return Ok(());
+    }
+    let name = call.name.unwrap_or_default().to_owned();
+    Err(ApiError::Conflict { resource: call.kind.resource(), name, why: MODIFIED.into() })
+}

@@ -1,0 +1,85 @@
+//! What is kept of an object beside its bytes: just enough to match selectors and to refuse writes early.
+//!
+//! Must stay small: there is one per object, and objects come by the million.
+
+use serde_json::Value;
+
+use crate::kinds;
+
+/// Labels, field-selector values and the few facts that are asked without parsing the object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Index {
+    pub(crate) labels: Pairs,
+    pub(crate) fields: Pairs,
+    pub(crate) deleting: bool,
+}
+
+/// Names and values in one allocation: `name NUL value NUL ...`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pairs(Box<str>);
+
+/// The store's indexer: what [`Index::of`] says about bytes read back from the disk.
+pub fn index(key: &str, value: &[u8]) -> Index {
+    // Bytes that are no JSON cannot come from this program; they get an index that only `metadata.name` matches.
+    let object = serde_json::from_slice(value).unwrap_or(Value::Null);
+    Index::of(kinds::fields_of_key(key), &object)
+}
+
+impl Index {
+    pub(crate) fn of(fields: &[(&'static str, &'static str)], object: &Value) -> Self {
+        let labels = object["metadata"]["labels"].as_object();
+        let labels = labels.into_iter().flatten().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?.into())));
+        let fields = fields.iter().map(|(name, pointer)| (*name, text(object.pointer(pointer))));
+        Self {
+            labels: labels.collect(),
+            fields: fields.collect(),
+            deleting: !object["metadata"]["deletionTimestamp"].is_null(),
+        }
+    }
+}
+
+impl Pairs {
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut parts = self.0.split('\0');
+        std::iter::from_fn(move || Some((parts.next()?, parts.next()?)))
+    }
+}
+
+impl<'a> FromIterator<(&'a str, String)> for Pairs {
+    fn from_iter<T: IntoIterator<Item = (&'a str, String)>>(pairs: T) -> Self {
+        let mut text = String::new();
+        for (name, value) in pairs {
+            for part in [name, &value] {
+                text.extend(part.chars().filter(|c| *c != '\0'));
+                text.push('\0');
+            }
+        }
+        Self(text.into())
+    }
+}
+
+/// How a field selector sees a value: absent is the empty string.
+fn text(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs() {
+        let pairs: Pairs = [("a", "1".to_owned()), ("b", String::new())].into_iter().collect();
+        for (name, want) in [("a", Some("1")), ("b", Some("")), ("c", None), ("1", None), ("", None)] {
+            assert_eq!(pairs.get(name), want, "{name}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Rows of the kinds that come with CustomResourceDefinitions: ours and Knative's.
+
+use api::serving::RevisionSpec;
+use kube::CustomResourceExt;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{Shape, Status, Strategy, object_at, set_default};
+use crate::status::FieldError;
+use crate::table::Columns;
+
+pub static FUNCTION: Strategy = Strategy {
+    group: "dhow.dev",
+    version: "v1alpha1",
+    kind: "Function",
+    plural: "functions",
+    singular: "function",
+    short_names: &["fn"],
+    categories: &["all"],
+    shape: Shape::Custom(api::function::Function::crd),
+    validate: |function, _| checked(&function["spec"], |spec: api::function::FunctionSpec| spec.validate()),
+    ..CUSTOM
+};
+
+pub static BUILD: Strategy = Strategy {
+    group: "dhow.dev",
+    version: "v1alpha1",
+    kind: "Build",
+    plural: "builds",
+    singular: "build",
+    shape: Shape::Custom(api::build::Build::crd),
+    ..CUSTOM
+};
+
+pub static SERVICE: Strategy = Strategy {
+    group: "serving.knative.dev",
+    kind: "Service",
+    plural: "services",
+    singular: "service",
+    short_names: &["kservice", "ksvc"],
+    categories: KNATIVE,
+    shape: Shape::Custom(api::serving::Service::crd),
+    default: |service| {
+        default_revision(service.pointer_mut("/spec/template/spec"));
+        default_traffic(service);
+    },
+    validate: |service, _| checked(&service["spec"], |spec| api::serving::validate_service(&spec)),
+    ..CUSTOM
+};
+
+pub static CONFIGURATION: Strategy = Strategy {
+    group: "serving.knative.dev",
+    kind: "Configuration",
+    plural: "configurations",
+    singular: "configuration",
+    short_names: &["config", "cfg"],
+    categories: KNATIVE,
+    shape: Shape::Custom(api::serving::Configuration::crd),
+    default: |configuration| default_revision(configuration.pointer_mut("/spec/template/spec")),
+    validate: |configuration, _| {
+        checked(&configuration["spec"], |spec: api::serving::ConfigurationSpec| {
+            api::serving::validate_template("spec.template", &spec.template)
+        })
+    },
+    ..CUSTOM
+};
+
+pub static REVISION: Strategy = Strategy {
+    group: "serving.knative.dev",
+    kind: "Revision",
+    plural: "revisions",
+    singular: "revision",
+    short_names: &["rev"],
+    categories: KNATIVE,
+    shape: Shape::Custom(api::serving::Revision::crd),
+    default: |revision| default_revision(revision.get_mut("spec")),
+    validate: |revision, old| match old {
+        Some(old) if old["spec"] != revision["spec"] => {
+            vec![FieldError::invalid("spec", revision["spec"].clone(), "Immutable fields changed (-old +new)")]
+        }
+        Some(_) => vec![],
+        None => checked(&json!({"spec": revision["spec"]}), |template| {
+            let errors = api::serving::validate_template("", &template);
+            errors.into_iter().map(|(path, text)| (path.trim_start_matches('.').to_owned(), text)).collect()
+        }),
+    },
+    ..CUSTOM
+};
+
+pub static ROUTE: Strategy = Strategy {
+    group: "serving.knative.dev",
+    kind: "Route",
+    plural: "routes",
+    singular: "route",
+    short_names: &["rt"],
+    categories: KNATIVE,
+    shape: Shape::Custom(api::serving::Route::crd),
+    validate: |route, _| {
+        checked(&route["spec"], |spec: api::serving::RouteSpec| {
+            api::serving::validate_traffic("spec.traffic", &spec.traffic)
+        })
+    },
+    ..CUSTOM
+};
+
+pub static POD_AUTOSCALER: Strategy = Strategy {
+    group: "autoscaling.internal.knative.dev",
+    version: "v1alpha1",
+    kind: "PodAutoscaler",
+    plural: "podautoscalers",
+    singular: "podautoscaler",
+    short_names: &["kpa", "pa"],
+    shape: Shape::Custom(api::autoscaling::PodAutoscaler::crd),
+    ..CUSTOM
+};
+
+pub static INGRESS: Strategy = Strategy {
+    group: "networking.internal.knative.dev",
+    version: "v1alpha1",
+    kind: "Ingress",
+    plural: "ingresses",
+    singular: "ingress",
+    short_names: &["kingress", "king"],
+    shape: Shape::Custom(api::networking::Ingress::crd),
+    ..CUSTOM
+};
+
+const KNATIVE: &[&str] = &["all", "knative", "serving"];
+
+const CUSTOM: Strategy =
+    Strategy { status: Some(Status::Separate), generation: true, columns: Columns::OfDefinition, ..Strategy::BASE };
+
+/// Runs the type's own rules. A spec that does not decode was already refused by the schema, in better words;
+/// what slips through (such as a malformed quantity) is said as the decoder says it.
+fn checked<T: DeserializeOwned>(spec: &Value, rules: impl FnOnce(T) -> Vec<(String, String)>) -> Vec<FieldError> {
+    let at = |path: &str| {
+        path.split(['.', '[']).filter(|p| !p.is_empty()).fold(String::new(), |mut pointer, part| {
+            pointer += "/";
+            pointer += part.trim_end_matches(']');
+            pointer
+        })
+    };
+    match T::deserialize(spec) {
+        Ok(typed) => rules(typed)
+            .into_iter()
+            .map(|(path, text)| {
+                let value = spec.pointer(at(path.trim_start_matches("spec")).as_str());
+                match value {
+                    None | Some(Value::Null) if text.starts_with("missing") => FieldError::required(path, ""),
+                    value => FieldError::invalid(path, value.cloned().unwrap_or(Value::Null), text),
+                }
+            })
+            .collect(),
+        Err(error) => vec![FieldError::invalid("spec", Value::Null, error.to_string())],
+    }
+}
+
+/// Knative's defaults of a revision's spec.
+fn default_revision(spec: Option<&mut Value>) {
+    let Some(spec) = spec.and_then(Value::as_object_mut) else { return };
+    set_default(spec, "timeoutSeconds", RevisionSpec::DEFAULT_TIMEOUT_SECONDS);
+    set_default(spec, "containerConcurrency", 0);
+    set_default(spec, "enableServiceLinks", false);
+    let containers = spec.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten();
+    for (i, container) in containers.filter_map(Value::as_object_mut).enumerate() {
+        let name = match i {
+            0 => api::names::USER_CONTAINER.to_owned(),
+            i => format!("{}-{i}", api::names::USER_CONTAINER),
+        };
+        if container.get("name").is_none_or(|name| name == "") {
+            container.insert("name".into(), name.into());
+        }
+        set_default(container, "resources", json!({}));
+    }
+}
+
+fn default_traffic(service: &mut Value) {
+    let Some(spec) = object_at(service, "spec") else { return };
+    if spec.get("traffic").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        spec.insert("traffic".into(), json!([{"latestRevision": true, "percent": 100}]));
+    }
+}

@@ -1,0 +1,95 @@
+//! The row of Pods.
+
+use serde_json::{Value, json};
+use store::Durability;
+
+use super::workload::{default_pod_spec, validate_pod_spec};
+use super::{Deletion, Shape, Status, Strategy, object_at, set_default};
+use crate::status::FieldError;
+use crate::table::{Columns, builtin};
+
+pub static POD: Strategy = Strategy {
+    kind: "Pod",
+    plural: "pods",
+    singular: "pod",
+    short_names: &["po"],
+    categories: &["all"],
+    status: Some(Status::WithMetadata),
+    log: true,
+    generation: true,
+    deletion: Deletion::Graceful,
+    shape: Shape::Builtin("io.k8s.api.core.v1.Pod"),
+    durability: |pod| {
+        let mut owners = pod["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+        // Its ReplicaSet makes it again after a restart; a bare Pod or a Job's is somebody's own.
+        if owners.any(|owner| owner["controller"] == true && owner["kind"] == "ReplicaSet") {
+            Durability::Ephemeral
+        } else {
+            Durability::Durable
+        }
+    },
+    default: |pod| {
+        if let Some(spec) = object_at(pod, "spec") {
+            default_pod_spec(spec);
+            set_default(spec, "enableServiceLinks", true);
+        }
+    },
+    create: |pod| {
+        let class = quality_of_service(&pod["spec"]);
+        pod["status"] = json!({"phase": "Pending", "qosClass": class});
+    },
+    validate,
+    fields: &[
+        ("spec.nodeName", "/spec/nodeName"),
+        ("spec.restartPolicy", "/spec/restartPolicy"),
+        ("spec.schedulerName", "/spec/schedulerName"),
+        ("spec.serviceAccountName", "/spec/serviceAccountName"),
+        ("status.phase", "/status/phase"),
+        ("status.podIP", "/status/podIP"),
+    ],
+    columns: Columns::Printed(builtin::POD),
+    ..Strategy::BASE
+};
+
+fn quality_of_service(spec: &Value) -> &'static str {
+    let containers = || spec["containers"].as_array().into_iter().flatten();
+    let resources = |container: &Value, side: &str, name: &str| container["resources"][side][name].clone();
+    if containers().all(|c| c["resources"].as_object().is_none_or(|r| r.is_empty())) {
+        return "BestEffort";
+    }
+    let fixed = |container: &Value, name: &str| {
+        let limit = resources(container, "limits", name);
+        !limit.is_null() && limit == resources(container, "requests", name)
+    };
+    if containers().all(|c| fixed(c, "cpu") && fixed(c, "memory")) { "Guaranteed" } else { "Burstable" }
+}
+
+fn validate(pod: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let Some(old) = old else { return validate_pod_spec("spec", &pod["spec"]) };
+    // What may change in a running pod: images, tolerations, a deadline, and the node when it has none yet.
+    let comparable = |pod: &Value| {
+        let mut spec = pod["spec"].clone();
+        if let Some(spec) = spec.as_object_mut() {
+            for field in ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds"] {
+                spec.shift_remove(field);
+            }
+            if old["spec"]["nodeName"].as_str().is_none_or(str::is_empty) {
+                spec.shift_remove("nodeName");
+            }
+        }
+        for list in ["initContainers", "containers"] {
+            for container in spec[list].as_array_mut().into_iter().flatten() {
+                container["image"] = Value::Null;
+            }
+        }
+        spec
+    };
+    if comparable(pod) == comparable(old) {
+        return vec![];
+    }
+    let detail = "pod updates may not change fields other than `spec.containers[*].image`, \
+                  `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.tolerations` (only additions to \
+                  existing tolerations), `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
+                  previously negative)";
+    vec![FieldError::forbidden("spec", detail)]
+}

@@ -1,0 +1,223 @@
+//! Strategic merge patch: like a merge patch, but lists merge as their schema says, and directives steer it.
+
+use serde_json::{Map, Value};
+
+use crate::schema::{Schema, Strategic};
+use crate::status::{ApiError, Result};
+
+const DIRECTIVE: &str = "$patch";
+const RETAIN_KEYS: &str = "$retainKeys";
+const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
+const ELEMENT_ORDER: &str = "$setElementOrder/";
+
+pub fn apply(target: &mut Value, patch: &Value, schema: &Schema) -> Result<()> {
+    let Some(object) = target.as_object_mut() else {
+        *target = stripped(patch);
+        return Ok(());
+    };
+    let Some(patch) = patch.as_object() else { return Err(bad("a patch must be an object")) };
+    merge_object(object, patch, schema)
+}
+
+fn merge_object(target: &mut Map<String, Value>, patch: &Map<String, Value>, schema: &Schema) -> Result<()> {
+    match patch.get(DIRECTIVE).and_then(Value::as_str) {
+        Some("replace") => {
+            *target = match stripped(&Value::Object(patch.clone())) {
+                Value::Object(object) => object,
+                _ => Map::new(),
+            };
+            return Ok(());
+        }
+        Some("delete") => {
+            target.clear();
+            return Ok(());
+        }
+        None | Some("merge") => {}
+        Some(other) => return Err(bad(&format!("unknown directive {DIRECTIVE}: {other}"))),
+    }
+    if let Some(keys) = patch.get(RETAIN_KEYS) {
+        let keys = keys.as_array().ok_or_else(|| bad("$retainKeys must be a list"))?;
+        target.retain(|name, _| keys.iter().any(|key| key == name.as_str()));
+    }
+    for (name, removed) in patch {
+        if let Some(list) = name.strip_prefix(DELETE_FROM) {
+            delete_from(target, list, removed)?;
+        }
+    }
+    for (name, value) in patch.iter().filter(|(name, _)| !is_directive(name)) {
+        merge_member(target, name, value, schema.member(name))?;
+    }
+    for (name, order) in patch {
+        if let Some(list) = name.strip_prefix(ELEMENT_ORDER)
+            && let Some(items) = target.get_mut(list).and_then(Value::as_array_mut)
+        {
+            let order = order.as_array().ok_or_else(|| bad("$setElementOrder must be a list"))?;
+            reorder(items, order, schema.member(list).map(|s| &s.strategic));
+        }
+    }
+    Ok(())
+}
+
+fn merge_member(target: &mut Map<String, Value>, name: &str, patch: &Value, schema: Option<&Schema>) -> Result<()> {
+    static UNKNOWN: std::sync::LazyLock<Schema> = std::sync::LazyLock::new(Schema::default);
+    let schema = schema.unwrap_or(&UNKNOWN);
+    match (patch, target.get_mut(name)) {
+        (Value::Null, _) => {
+            target.shift_remove(name);
+        }
+        (Value::Object(patch), Some(Value::Object(object))) => {
+            let deletes = patch.get(DIRECTIVE).is_some_and(|directive| directive == "delete");
+            merge_object(object, patch, schema)?;
+            if deletes {
+                target.shift_remove(name);
+            }
+        }
+        (Value::Array(patch), Some(Value::Array(items))) if schema.strategic.merge => {
+            merge_list(items, patch, schema)?;
+        }
+        (patch, _) => {
+            target.insert(name.to_owned(), stripped(patch));
+        }
+    }
+    Ok(())
+}
+
+fn merge_list(items: &mut Vec<Value>, patch: &[Value], schema: &Schema) -> Result<()> {
+    static UNKNOWN: std::sync::LazyLock<Schema> = std::sync::LazyLock::new(Schema::default);
+    let item_schema = schema.items.as_deref().unwrap_or(&UNKNOWN);
+    if patch.iter().any(|item| item[DIRECTIVE] == "replace") {
+        *items = patch.iter().filter(|item| item.get(DIRECTIVE).is_none()).map(stripped).collect();
+        return Ok(());
+    }
+    let Some(key) = &schema.strategic.merge_key else {
+        for item in patch.iter().filter(|item| !item.is_null()) {
+            if !items.contains(item) {
+                items.push(item.clone());
+            }
+        }
+        return Ok(());
+    };
+    for item in patch {
+        let id =
+            item.get(&**key).ok_or_else(|| bad(&format!("map: {item} does not contain declared merge key: {key}")))?;
+        if item[DIRECTIVE] == "delete" {
+            items.retain(|existing| existing.get(&**key) != Some(id));
+            continue;
+        }
+        match items.iter_mut().find(|existing| existing.get(&**key) == Some(id)) {
+            Some(existing) => apply(existing, item, item_schema)?,
+            None => items.push(stripped(item)),
+        }
+    }
+    Ok(())
+}
+
+fn delete_from(target: &mut Map<String, Value>, list: &str, removed: &Value) -> Result<()> {
+    let removed = removed.as_array().ok_or_else(|| bad("$deleteFromPrimitiveList must be a list"))?;
+    if let Some(items) = target.get_mut(list).and_then(Value::as_array_mut) {
+        items.retain(|item| !removed.contains(item));
+    }
+    Ok(())
+}
+
+/// Items that the order names come in that order; the others keep their place relative to their neighbours before.
+fn reorder(items: &mut Vec<Value>, order: &[Value], strategic: Option<&Strategic>) {
+    let key = strategic.and_then(|s| s.merge_key.as_deref());
+    let id = |item: &Value| match key {
+        Some(key) => item.get(key).cloned().unwrap_or(Value::Null),
+        None => item.clone(),
+    };
+    let order: Vec<Value> = order.iter().map(id).collect();
+    let rank = |item: &Value| order.iter().position(|wanted| *wanted == id(item));
+    let mut named: Vec<Value> = items.iter().filter(|item| rank(item).is_some()).cloned().collect();
+    named.sort_by_key(|item| rank(item));
+    let mut named = named.into_iter();
+    for item in items.iter_mut().filter(|item| rank(item).is_some()) {
+        if let Some(next) = named.next() {
+            *item = next;
+        }
+    }
+}
+
+fn is_directive(name: &str) -> bool {
+    name == DIRECTIVE || name == RETAIN_KEYS || name.starts_with(DELETE_FROM) || name.starts_with(ELEMENT_ORDER)
+}
+
+/// A patch as the value it stands for where there is nothing to merge it with.
+fn stripped(patch: &Value) -> Value {
+    match patch {
+        Value::Object(object) => {
+            let members = object.iter().filter(|(name, value)| !is_directive(name) && !value.is_null());
+            Value::Object(members.map(|(name, value)| (name.clone(), stripped(value))).collect())
+        }
+        Value::Array(items) => {
+            let kept = items.iter().filter(|item| item.get(DIRECTIVE).is_none_or(|d| d == "merge"));
+            Value::Array(kept.map(stripped).collect())
+        }
+        other => other.clone(),
+    }
+}
+
+fn bad(text: &str) -> ApiError {
+    ApiError::BadRequest(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn merges() {
+        let schema = crate::schema::builtin("io.k8s.api.core.v1.Pod");
+        let pod = |spec: Value| json!({"spec": spec});
+        let one = |name: &str, image: &str| json!({"name": name, "image": image});
+        for (target, patch, want) in [
+            (
+                json!({"containers": [one("a", "1"), one("b", "1")]}),
+                json!({"containers": [one("b", "2"), one("c", "3")]}),
+                json!({"containers": [one("a", "1"), one("b", "2"), one("c", "3")]}),
+            ),
+            (
+                json!({"containers": [one("a", "1"), one("b", "1")]}),
+                json!({"containers": [{"name": "a", "$patch": "delete"}]}),
+                json!({"containers": [one("b", "1")]}),
+            ),
+            (
+                json!({"containers": [one("a", "1"), one("b", "1")]}),
+                json!({"containers": [{"$patch": "replace"}, one("z", "1")]}),
+                json!({"containers": [one("z", "1")]}),
+            ),
+            (
+                json!({"containers": [one("a", "1"), one("b", "1")]}),
+                json!({"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}]}),
+                json!({"containers": [one("b", "1"), one("a", "1")]}),
+            ),
+            (
+                json!({"volumes": [{"name": "v", "emptyDir": {}}]}),
+                json!({"volumes": [{"name": "v", "$retainKeys": ["name", "secret"], "secret": {"secretName": "s"}}]}),
+                json!({"volumes": [{"name": "v", "secret": {"secretName": "s"}}]}),
+            ),
+            (
+                json!({"tolerations": [{"key": "a"}]}),
+                json!({"tolerations": [{"key": "b"}]}),
+                json!({"tolerations": [{"key": "b"}]}),
+            ),
+            (json!({"nodeName": "n", "hostname": "h"}), json!({"hostname": null}), json!({"nodeName": "n"})),
+            (
+                json!({"nodeSelector": {"a": "1"}}),
+                json!({"nodeSelector": {"$patch": "replace", "b": "2"}}),
+                json!({"nodeSelector": {"b": "2"}}),
+            ),
+        ] {
+            let mut merged = pod(target.clone());
+            apply(&mut merged, &pod(patch.clone()), &schema).unwrap();
+            assert_eq!(merged, pod(want), "{target} + {patch}");
+        }
+        let mut merged = json!({"metadata": {"finalizers": ["a", "b"]}});
+        let patch = json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"], "finalizers": ["c"]}});
+        apply(&mut merged, &patch, &schema).unwrap();
+        assert_eq!(merged, json!({"metadata": {"finalizers": ["b", "c"]}}));
+    }
+}

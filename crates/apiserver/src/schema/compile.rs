@@ -1,0 +1,202 @@
+//! From OpenAPI to [`Schema`].
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use serde_json::{Map, Value};
+
+use super::{Form, ListType, Rules, Schema, Strategic};
+
+const REFERENCE: &str = "#/components/schemas/";
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
+/// Refers to itself; its objects are only shown, never checked.
+const RECURSIVE: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+
+/// The definitions of Kubernetes' own kinds, as OpenAPI.
+pub fn builtin_definitions() -> Map<String, Value> {
+    let packed = include_bytes!("../../data/builtin.json.gz");
+    let mut text = vec![];
+    flate2::read::GzDecoder::new(&packed[..])
+        .read_to_end(&mut text)
+        .expect("the embedded definitions are a gzip file made by data/extract.py");
+    serde_json::from_slice(&text).expect("the embedded definitions are a JSON object")
+}
+
+struct Compiler {
+    definitions: Map<String, Value>,
+    done: HashMap<String, Arc<Schema>>,
+}
+
+/// Compiled nodes are shared: all workloads hold the same `PodSpec`.
+static BUILTIN: LazyLock<Mutex<Compiler>> =
+    LazyLock::new(|| Mutex::new(Compiler { definitions: builtin_definitions(), done: HashMap::new() }));
+
+/// The schema of one of Kubernetes' own kinds.
+pub fn builtin(name: &str) -> Arc<Schema> {
+    BUILTIN.lock().unwrap_or_else(PoisonError::into_inner).definition(name)
+}
+
+/// The schema of a kind that has a definition.
+pub fn custom(definition: &CustomResourceDefinition) -> Arc<Schema> {
+    let schema = definition.spec.versions.first().and_then(|v| v.schema.as_ref()?.open_api_v3_schema.as_ref());
+    let schema = serde_json::to_value(schema).unwrap_or_default();
+    let mut root = compile(&schema, true, &mut |_| Arc::default());
+    let text = || Arc::new(Schema { form: Form::String, ..Schema::default() });
+    root.properties.insert("apiVersion".into(), text());
+    root.properties.insert("kind".into(), text());
+    root.properties.insert("metadata".into(), builtin(OBJECT_META));
+    Arc::new(root)
+}
+
+impl Compiler {
+    fn definition(&mut self, name: &str) -> Arc<Schema> {
+        if let Some(done) = self.done.get(name) {
+            return done.clone();
+        }
+        let compiled = match (name, self.definitions.get(name).cloned()) {
+            (RECURSIVE, _) | (_, None) => Schema { preserve_unknown: true, ..Schema::default() },
+            (QUANTITY, _) => Schema { form: Form::Quantity, ..Schema::default() },
+            (_, Some(definition)) => compile(&definition, false, &mut |name| self.definition(name)),
+        };
+        let compiled = Arc::new(compiled);
+        self.done.insert(name.to_owned(), compiled.clone());
+        compiled
+    }
+}
+
+/// `structural`: keep the demands, not only the shape.
+fn compile(source: &Value, structural: bool, resolve: &mut dyn FnMut(&str) -> Arc<Schema>) -> Schema {
+    let mut node = |source: &Value| match source["$ref"].as_str() {
+        // What is said beside a reference is about this use of it.
+        Some(reference) if source.as_object().is_some_and(|s| s.len() == 1) => {
+            resolve(reference.trim_start_matches(REFERENCE))
+        }
+        Some(reference) => {
+            let target = resolve(reference.trim_start_matches(REFERENCE));
+            Arc::new(over(&target, compile(source, structural, resolve)))
+        }
+        None => Arc::new(compile(source, structural, resolve)),
+    };
+    let properties = source["properties"].as_object();
+    let properties: HashMap<_, _> =
+        properties.into_iter().flatten().map(|(name, s)| (name.as_str().into(), node(s))).collect();
+    let additional = source.get("additionalProperties").filter(|s| s.is_object()).map(&mut node);
+    let items = source.get("items").map(&mut node);
+    let flag = |name: &str| source[name].as_bool().unwrap_or(false);
+    let form = form(source);
+    let shapeless = form == Form::Object && properties.is_empty() && additional.is_none();
+    Schema {
+        form,
+        additional,
+        items,
+        list: list_type(source),
+        atomic_map: source["x-kubernetes-map-type"] == "atomic",
+        preserve_unknown: flag("x-kubernetes-preserve-unknown-fields")
+            || source["additionalProperties"] == true
+            || (shapeless && !structural),
+        properties,
+        strategic: strategic(source),
+        default: source.get("default").filter(|d| !d.is_null()).cloned(),
+        rules: structural.then(|| Box::new(rules(source))),
+    }
+}
+
+/// A reference with what its use says: how it merges, and its default.
+fn over(target: &Schema, own: Schema) -> Schema {
+    Schema {
+        form: target.form,
+        properties: target.properties.clone(),
+        additional: target.additional.clone(),
+        items: target.items.clone(),
+        list: target.list.clone(),
+        atomic_map: target.atomic_map || own.atomic_map,
+        preserve_unknown: target.preserve_unknown,
+        strategic: own.strategic,
+        default: own.default,
+        rules: None,
+    }
+}
+
+fn form(source: &Value) -> Form {
+    if source["x-kubernetes-int-or-string"] == true || source["format"] == "int-or-string" {
+        return Form::IntOrString;
+    }
+    match source["type"].as_str() {
+        Some("object") => Form::Object,
+        Some("array") => Form::Array,
+        Some("string") => Form::String,
+        Some("integer") => Form::Integer,
+        Some("number") => Form::Number,
+        Some("boolean") => Form::Boolean,
+        _ => Form::Any,
+    }
+}
+
+/// Lists that only say how a strategic merge patch treats them are merged the same way by apply.
+fn list_type(source: &Value) -> ListType {
+    let keys = || -> Vec<Box<str>> {
+        let keys = source["x-kubernetes-list-map-keys"].as_array();
+        keys.into_iter().flatten().filter_map(|key| Some(key.as_str()?.into())).collect()
+    };
+    match source["x-kubernetes-list-type"].as_str() {
+        Some("map") => ListType::Map(keys()),
+        Some("set") => ListType::Set,
+        Some(_) => ListType::Atomic,
+        None if strategic(source).merge => match source["x-kubernetes-patch-merge-key"].as_str() {
+            Some(key) => ListType::Map(vec![key.into()]),
+            None => ListType::Set,
+        },
+        None => ListType::Atomic,
+    }
+}
+
+fn strategic(source: &Value) -> Strategic {
+    let strategies = source["x-kubernetes-patch-strategy"].as_str().unwrap_or_default();
+    let has = |name: &str| strategies.split(',').any(|s| s == name);
+    Strategic { merge: has("merge"), merge_key: source["x-kubernetes-patch-merge-key"].as_str().map(Into::into) }
+}
+
+fn rules(source: &Value) -> Rules {
+    let list = |name: &str| source[name].as_array().cloned().unwrap_or_default();
+    let size = |name: &str| source[name].as_u64().map(|n| n as usize);
+    Rules {
+        required: list("required").iter().filter_map(|name| Some(name.as_str()?.into())).collect(),
+        enumeration: list("enum").into_iter().filter(|value| !value.is_null()).collect(),
+        minimum: source["minimum"].as_f64(),
+        maximum: source["maximum"].as_f64(),
+        min_length: size("minLength"),
+        max_length: size("maxLength"),
+        min_items: size("minItems"),
+        max_items: size("maxItems"),
+        // Our own types' patterns compile: a test walks every schema. A pattern that did not would be no rule.
+        pattern: source["pattern"].as_str().and_then(|pattern| regex::Regex::new(pattern).ok()),
+        format: source["format"].as_str().map(Into::into),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn list_types() {
+        let pod = builtin("io.k8s.api.core.v1.Pod");
+        let spec = &pod.properties["spec"];
+        let container = spec.properties["containers"].items.clone().unwrap();
+        for (list, want) in [
+            (&spec.properties["containers"], ListType::Map(vec!["name".into()])),
+            (&container.properties["ports"], ListType::Map(vec!["containerPort".into(), "protocol".into()])),
+            (&container.properties["args"], ListType::Atomic),
+            (&pod.properties["metadata"].properties["finalizers"], ListType::Set),
+        ] {
+            assert_eq!(list.list, want);
+        }
+        let ports = container.properties["ports"].items.clone().unwrap();
+        assert_eq!(ports.properties["protocol"].default, Some("TCP".into()));
+        assert_eq!(container.properties["ports"].strategic.merge_key.as_deref(), Some("containerPort"));
+        assert!(spec.properties["nodeSelector"].atomic_map);
+    }
+}

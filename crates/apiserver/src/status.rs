@@ -1,0 +1,359 @@
+//! Errors as clients of Kubernetes know them: a Status object with a code, a reason and the customary words.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use store::StoreError;
+
+/// A resource as error messages name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resource {
+    pub group: &'static str,
+    pub plural: &'static str,
+    pub kind: &'static str,
+}
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error("Unauthorized")]
+    Unauthorized,
+    #[error("{resource} {name:?} not found")]
+    NotFound { resource: Resource, name: String },
+    #[error("the server could not find the requested resource")]
+    NoSuchPath,
+    #[error("{resource} {name:?} already exists")]
+    AlreadyExists { resource: Resource, name: String },
+    #[error("Operation cannot be fulfilled on {resource} {name:?}: {why}")]
+    Conflict { resource: Resource, name: String, why: String },
+    #[error("{}", apply_conflict(.causes))]
+    ApplyConflict { causes: Vec<FieldConflict> },
+    #[error("{} {name:?} is invalid: {}", .resource.kind_and_group(), aggregate(.errors))]
+    Invalid { resource: Resource, name: String, errors: Vec<FieldError> },
+    #[error("{resource} {name:?} is forbidden: {why}")]
+    Forbidden { resource: Resource, name: String, why: String, cause: Option<(&'static str, String)> },
+    #[error("{0}")]
+    BadRequest(String),
+    #[error("{0}")]
+    MethodNotAllowed(String),
+    #[error("only the following media types are accepted: application/json")]
+    NotAcceptable,
+    #[error("the body of the request was in an unknown format - accepted media types include: {0}")]
+    UnsupportedMediaType(String),
+    #[error("Request entity too large: limit is {0}")]
+    TooLarge(usize),
+    #[error("the server rejected our request due to an error in our request: {0}")]
+    Unprocessable(String),
+    #[error("{0}")]
+    Expired(String),
+    #[error("{0}")]
+    TooManyRequests(String),
+    #[error("Timeout: Too large resource version: {requested}, current: {current}")]
+    TooLargeResourceVersion { requested: u64, current: u64 },
+    #[error("{0}")]
+    Unavailable(String),
+    #[error("Internal error occurred: {0}")]
+    Internal(String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+pub type Result<T, E = ApiError> = std::result::Result<T, E>;
+
+/// What is wrong with one field.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FieldError {
+    pub field: String,
+    pub fault: Fault,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fault {
+    Required(String),
+    Invalid { value: Value, detail: String },
+    TypeInvalid { value: Value, detail: String },
+    NotSupported { value: Value, supported: Vec<String> },
+    Duplicate(Value),
+    Forbidden(String),
+}
+
+/// A field that somebody else owns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldConflict {
+    pub manager: String,
+    pub field: String,
+}
+
+impl Resource {
+    /// `functions.dhow.dev`, or `pods`.
+    fn plural_and_group(&self) -> String {
+        if self.group.is_empty() { self.plural.into() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    fn kind_and_group(&self) -> String {
+        if self.group.is_empty() { self.kind.into() } else { format!("{}.{}", self.kind, self.group) }
+    }
+}
+
+impl std::fmt::Display for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.plural_and_group())
+    }
+}
+
+impl FieldError {
+    pub fn required(field: impl Into<String>, detail: &str) -> Self {
+        Self { field: field.into(), fault: Fault::Required(detail.into()) }
+    }
+
+    pub fn invalid(field: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> Self {
+        Self { field: field.into(), fault: Fault::Invalid { value: value.into(), detail: detail.into() } }
+    }
+
+    pub fn forbidden(field: impl Into<String>, detail: &str) -> Self {
+        Self { field: field.into(), fault: Fault::Forbidden(detail.into()) }
+    }
+
+    pub fn not_supported(field: impl Into<String>, value: impl Into<Value>, supported: &[&str]) -> Self {
+        let supported = supported.iter().map(|s| s.to_string()).collect();
+        Self { field: field.into(), fault: Fault::NotSupported { value: value.into(), supported } }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self.fault {
+            Fault::Required(_) => "FieldValueRequired",
+            Fault::Invalid { .. } => "FieldValueInvalid",
+            Fault::TypeInvalid { .. } => "FieldValueTypeInvalid",
+            Fault::NotSupported { .. } => "FieldValueNotSupported",
+            Fault::Duplicate(_) => "FieldValueDuplicate",
+            Fault::Forbidden(_) => "FieldValueForbidden",
+        }
+    }
+
+    fn message(&self) -> String {
+        let detailed = |title: &str, detail: &str| match detail {
+            "" => title.to_owned(),
+            detail => format!("{title}: {detail}"),
+        };
+        match &self.fault {
+            Fault::Required(detail) => detailed("Required value", detail),
+            Fault::Invalid { value, detail } | Fault::TypeInvalid { value, detail } => {
+                detailed(&format!("Invalid value: {}", shown(value)), detail)
+            }
+            Fault::NotSupported { value, supported } => {
+                let supported: Vec<_> = supported.iter().map(|s| format!("{s:?}")).collect();
+                format!("Unsupported value: {}: supported values: {}", shown(value), supported.join(", "))
+            }
+            Fault::Duplicate(value) => format!("Duplicate value: {}", shown(value)),
+            Fault::Forbidden(detail) => detailed("Forbidden", detail),
+        }
+    }
+}
+
+impl std::fmt::Display for FieldError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.field, self.message())
+    }
+}
+
+impl ApiError {
+    pub fn code(&self) -> StatusCode {
+        self.code_and_reason().0
+    }
+
+    fn code_and_reason(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
+            Self::NotFound { .. } | Self::NoSuchPath => (StatusCode::NOT_FOUND, "NotFound"),
+            Self::AlreadyExists { .. } => (StatusCode::CONFLICT, "AlreadyExists"),
+            Self::Conflict { .. } | Self::ApplyConflict { .. } => (StatusCode::CONFLICT, "Conflict"),
+            Self::Invalid { .. } | Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
+            Self::Forbidden { .. } => (StatusCode::FORBIDDEN, "Forbidden"),
+            Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
+            Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
+            Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
+            Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType"),
+            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
+            Self::Expired(_) => (StatusCode::GONE, "Expired"),
+            Self::TooManyRequests(_) => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
+            Self::TooLargeResourceVersion { .. } => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
+            Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
+            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
+            Self::Store(error) => match error {
+                StoreError::Conflict { .. } => (StatusCode::CONFLICT, "Conflict"),
+                StoreError::Compacted { .. } | StoreError::Overflowed { .. } => (StatusCode::GONE, "Expired"),
+                StoreError::Ahead { .. } => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
+                StoreError::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
+                StoreError::Closed => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
+                _ => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
+            },
+        }
+    }
+
+    /// The Status object that says it.
+    pub fn status(&self) -> Value {
+        let (code, reason) = self.code_and_reason();
+        let mut status = json!({
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": self.message(),
+            "reason": reason,
+            "code": code.as_u16(),
+        });
+        if let Some(details) = self.details() {
+            status["details"] = details;
+        }
+        status
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::Store(StoreError::Compacted { requested, oldest }) => {
+                format!("too old resource version: {requested} ({oldest})")
+            }
+            _ => self.to_string(),
+        }
+    }
+
+    fn details(&self) -> Option<Value> {
+        let named = |resource: &Resource, name: &str, kind: &str| {
+            let mut details = json!({});
+            for (key, value) in [("name", name), ("group", resource.group), ("kind", kind)] {
+                if !value.is_empty() {
+                    details[key] = value.into();
+                }
+            }
+            details
+        };
+        match self {
+            Self::NotFound { resource, name }
+            | Self::AlreadyExists { resource, name }
+            | Self::Conflict { resource, name, .. } => Some(named(resource, name, resource.plural)),
+            Self::Forbidden { resource, name, cause, .. } => {
+                let mut details = named(resource, name, resource.plural);
+                if let Some((reason, message)) = cause {
+                    details["causes"] = json!([{"reason": reason, "message": message}]);
+                }
+                Some(details)
+            }
+            Self::Invalid { resource, name, errors } => {
+                let mut details = named(resource, name, resource.kind);
+                let causes = errors
+                    .iter()
+                    .map(|e| json!({"reason": e.reason(), "message": e.message(), "field": e.field}))
+                    .collect();
+                details["causes"] = Value::Array(causes);
+                Some(details)
+            }
+            Self::ApplyConflict { causes } => {
+                let causes = causes
+                    .iter()
+                    .map(|c| {
+                        let message = format!("conflict with {}", c.manager);
+                        json!({"reason": "FieldManagerConflict", "message": message, "field": c.field})
+                    })
+                    .collect();
+                Some(json!({"causes": Value::Array(causes)}))
+            }
+            Self::TooLargeResourceVersion { .. } | Self::Store(StoreError::Ahead { .. }) => Some(json!({
+                "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
+                "retryAfterSeconds": 1,
+            })),
+            Self::TooManyRequests(_) | Self::Store(StoreError::Overloaded) => Some(json!({"retryAfterSeconds": 1})),
+            _ => None,
+        }
+    }
+}
+
+/// The answer to a deletion that left nothing behind.
+pub fn deleted(resource: Resource, name: &str, uid: &str) -> Value {
+    let mut details = json!({"name": name, "kind": resource.plural, "uid": uid});
+    if !resource.group.is_empty() {
+        details["group"] = resource.group.into();
+    }
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
+}
+
+fn aggregate(errors: &[FieldError]) -> String {
+    match errors {
+        [only] => only.to_string(),
+        many => format!("[{}]", many.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+fn apply_conflict(causes: &[FieldConflict]) -> String {
+    if let [only] = causes {
+        return format!("Apply failed with 1 conflict: conflict with {}: {}", only.manager, only.field);
+    }
+    let mut text = format!("Apply failed with {} conflicts:", causes.len());
+    let mut last = None;
+    for cause in causes {
+        if last != Some(&cause.manager) {
+            text += &format!(" conflicts with {}:", cause.manager);
+            last = Some(&cause.manager);
+        }
+        text += &format!("\n- {}", cause.field);
+    }
+    text
+}
+
+/// A value inside a message: scalars as they are, anything larger cut short.
+fn shown(value: &Value) -> String {
+    const LONGEST: usize = 200;
+    let text = value.to_string();
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FUNCTIONS: Resource = Resource { group: "dhow.dev", plural: "functions", kind: "Function" };
+    const PODS: Resource = Resource { group: "", plural: "pods", kind: "Pod" };
+
+    #[test]
+    fn wording() {
+        let one = vec![FieldError::required("spec.source", "")];
+        let two = vec![
+            FieldError::invalid("spec.timeoutSeconds", 0, "must be greater than 0"),
+            FieldError::not_supported("spec.runtime", "perl", &["node", "python"]),
+        ];
+        for (error, code, message) in [
+            (ApiError::NotFound { resource: FUNCTIONS, name: "x".into() }, 404, r#"functions.dhow.dev "x" not found"#),
+            (ApiError::NotFound { resource: PODS, name: "x".into() }, 404, r#"pods "x" not found"#),
+            (ApiError::AlreadyExists { resource: PODS, name: "x".into() }, 409, r#"pods "x" already exists"#),
+            (
+                ApiError::Invalid { resource: FUNCTIONS, name: "x".into(), errors: one },
+                422,
+                r#"Function.dhow.dev "x" is invalid: spec.source: Required value"#,
+            ),
+            (
+                ApiError::Invalid { resource: PODS, name: "x".into(), errors: two },
+                422,
+                concat!(
+                    r#"Pod "x" is invalid: [spec.timeoutSeconds: Invalid value: 0: must be greater than 0, "#,
+                    r#"spec.runtime: Unsupported value: "perl": supported values: "node", "python"]"#
+                ),
+            ),
+            (
+                ApiError::ApplyConflict {
+                    causes: vec![FieldConflict { manager: r#""a" using v1"#.into(), field: ".spec.x".into() }],
+                },
+                409,
+                r#"Apply failed with 1 conflict: conflict with "a" using v1: .spec.x"#,
+            ),
+            (
+                ApiError::Store(StoreError::Compacted { requested: 3, oldest: 9 }),
+                410,
+                "too old resource version: 3 (9)",
+            ),
+        ] {
+            let status = error.status();
+            assert_eq!((status["code"].as_u64(), status["message"].as_str()), (Some(code), Some(message)));
+        }
+    }
+}
