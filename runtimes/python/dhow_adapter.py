@@ -26,6 +26,7 @@ import types
 
 LISTENER_FD = 3
 READY_FD = 4
+# Where a sandbox has no mounts, PYTHONPATH says where they are instead.
 DEPENDENCIES = "/deps/python"
 # Worker threads of synchronous handlers. They start one by one as requests overlap, and the platform sends no more
 # simultaneous requests than the function's concurrency.
@@ -169,7 +170,7 @@ def main():
     server = Server(_config)
     try:
         listener = _listener()
-        _set_path(os.getcwd())
+        _set_path(os.getcwd(), os.environ.get("PYTHONPATH") or DEPENDENCIES)
         _door.app, has_lifespan = load(os.environ.get("DHOW_HANDLER") or "main.handle", server.stop)
         if not has_lifespan:
             _config.lifespan_class = _lifespan_off
@@ -224,10 +225,10 @@ def _listener():
     return listener
 
 
-def _set_path(code):
+def _set_path(code, dependencies):
     """The code first, its dependencies second, then the standard library and nothing else of the host."""
     system = [p for p in sys.path if p and not p.endswith(("dist-packages", "site-packages"))]
-    sys.path[:] = [code, DEPENDENCIES] + [p for p in system if p not in (code, DEPENDENCIES)]
+    sys.path[:] = [code, dependencies] + [p for p in system if p not in (code, dependencies)]
     # A zygote has looked into folders that were empty then.
     importlib.invalidate_caches()
 
