@@ -127,8 +127,10 @@ fn progress(
         let message = format!("Deployment {name:?} has successfully progressed.");
         return put(conditions, "Progressing", true, "NewReplicaSetAvailable", &message, false, now);
     }
-    let last = conditions.iter().find(|c| c.type_ == "Progressing").and_then(|c| c.last_update_time.clone());
-    let late = last.is_some_and(|t| now.duration_since(t.0) >= deadline_of(deployment.spec.as_ref()));
+    let said = conditions.iter().find(|c| c.type_ == "Progressing");
+    let given_up = said.is_some_and(|c| c.status == "False");
+    let last = said.and_then(|c| c.last_update_time.as_ref()).map(|t| t.0);
+    let late = given_up || last.is_some_and(|t| now.duration_since(t) >= deadline_of(deployment.spec.as_ref()));
     if late && !moved {
         let message = format!("Deployment {name:?} has timed out progressing.");
         return put(conditions, "Progressing", false, "ProgressDeadlineExceeded", &message, false, now);
