@@ -11,6 +11,11 @@ pub const LAUNCHER: &str = "internal-launcher";
 
 pub type Test = (&'static str, fn() -> futures::future::BoxFuture<'static, ()>);
 
+/// The tests of these names.
+macro_rules! tests {
+    ($($test:ident),* $(,)?) => { [$((stringify!($test), || Box::pin($test()))),*] };
+}
+
 /// Is the launcher if asked to be; else runs the tests whose names contain an argument, or all.
 pub fn main(tests: &[Test]) {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -154,4 +159,26 @@ pub fn server(uid: &str) -> SandboxSpec {
     let mut spec = python(uid, SERVER);
     spec.containers[0].serve = Serve::Socket;
     spec
+}
+
+/// A Python function, forked from its tenant's zygote.
+pub fn function(uid: &str, code: &std::path::Path) -> SandboxSpec {
+    let mut spec = exec(uid, vec![]);
+    let container = &mut spec.containers[0];
+    container.program = Program::Zygote { runtime: "python".to_owned() };
+    container.mounts = vec![Mount { host: code.to_owned(), inside: "/app".to_owned(), writable: false }];
+    container.working_dir = "/app".to_owned();
+    container.env.push(("DHOW_HANDLER".to_owned(), "main.handle".to_owned()));
+    container.serve = Serve::Socket;
+    spec
+}
+
+impl Platform {
+    /// A folder with one `main.py`.
+    pub fn code(&self, name: &str, text: &str) -> PathBuf {
+        let folder = self.folder.path().join(name);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join("main.py"), text).expect("a file");
+        folder
+    }
 }
