@@ -165,7 +165,9 @@ async fn listing_pages(engine: Engines) {
     for key in ["a/1", "a/2", "a/3", "a0", "b/1", "a/é"] {
         put(&store, key, Expect::Absent, key).unwrap();
     }
-    let rows: [(&str, Option<&str>, usize, &[&str], usize); 9] = [
+    // prefix, after, limit, keys of the page, remaining
+    type Row<'a> = (&'a str, Option<&'a str>, usize, &'a [&'a str], usize);
+    let rows: [Row<'_>; 9] = [
         ("a/", None, 0, &["a/1", "a/2", "a/3", "a/é"], 0),
         ("a/", None, 2, &["a/1", "a/2"], 2),
         ("a/", Some("a/2"), 2, &["a/3", "a/é"], 0),
