@@ -5,6 +5,8 @@
 
 pub mod assets;
 #[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+#[cfg(any(test, feature = "testing"))]
 pub mod fake;
 pub mod launcher;
 pub mod process;

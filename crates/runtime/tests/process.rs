@@ -3,66 +3,584 @@
 #[macro_use]
 mod harness;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use harness::*;
+use runtime::conformance::{self, Behaviour, Subject};
 use runtime::*;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn main() {
-    harness::main(&tests![serves_from_inside, python_from_its_zygote]);
+    harness::main(&tests![
+        conforms,
+        python_from_its_zygote,
+        both_ways_in_are_equally_closed,
+        nothing_of_the_host_is_in_sight,
+        memory_limit,
+        fork_bomb,
+        full_tmp,
+        cpu_limit,
+        endless_output,
+        cannot_start_says_why,
+        network_rules,
+        only_one_address,
+        writable_folder,
+        no_link_is_followed,
+        several_containers,
+        listens_by_itself,
+        zygote_dies,
+        zygote_hangs,
+        stopping_waits_for_grace,
+        nothing_leaks,
+        owner_is_killed,
+        owner_and_launcher_are_killed,
+        launcher_is_killed,
+        without_nftables,
+        without_root,
+    ]);
 }
 
-async fn ask(address: &Address) -> std::io::Result<String> {
-    let mut text = String::new();
-    match address {
-        Address::Ip(ip) => {
-            let mut stream = tokio::net::TcpStream::connect(ip).await?;
-            stream.write_all(b"x").await?;
-            stream.read_to_string(&mut text).await?;
-        }
-        Address::Unix(path) => {
-            let mut stream = tokio::net::UnixStream::connect(path).await?;
-            stream.write_all(b"x").await?;
-            stream.read_to_string(&mut text).await?;
+struct Processes(Platform);
+
+impl Subject for Processes {
+    fn provider(&self) -> &dyn Provider {
+        &*self.0.provider
+    }
+
+    fn spec(&self, uid: &str, behaviour: &Behaviour) -> SandboxSpec {
+        match behaviour {
+            Behaviour::Serve => server(uid),
+            Behaviour::Exit { code, output } => {
+                python(uid, &format!("import sys\nfor l in {output:?}: print(l)\nsys.exit({code})"))
+            }
+            Behaviour::Impossible => {
+                let mut spec = server(uid);
+                spec.containers[0].program = Program::Zygote { runtime: "cobol".into() };
+                spec
+            }
         }
     }
-    Ok(text)
 }
 
-async fn serves_from_inside() {
-    let platform = Platform::start().await;
-    println!("{:?} {:?}", platform.provider.capabilities(), platform.provider.host_address());
-    platform.provider.create(Arc::new(server("a"))).await.expect("created");
-    let sandbox = platform.ready("a").await;
-    let address = sandbox.address.expect("an address");
-    let answer = ask(&address).await.expect("an answer");
-    assert!(answer.starts_with("hello from 20"), "{answer}");
-    platform.provider.stop("a", Duration::from_millis(100)).await.expect("stopped");
-    assert!(platform.provider.list().await.expect("a list").is_empty());
-    platform.provider.shutdown().await;
-}
-
-async fn get(address: &Address, path: &str) -> String {
-    let Address::Ip(ip) = address else { panic!("no ip") };
-    let mut stream = tokio::net::TcpStream::connect(ip).await.expect("a connection");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.expect("sent");
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.expect("an answer");
-    text
+async fn conforms() {
+    let subject = Processes(Platform::start().await);
+    assert_eq!(subject.provider().capabilities().missing_isolation, [""; 0]);
+    conformance::check(&subject).await;
+    subject.0.provider.shutdown().await;
 }
 
 async fn python_from_its_zygote() {
     let platform = Platform::start().await;
-    let code = platform
-        .code("code", "import os\ndef handle(request):\n    return f'{os.getuid()} {os.getpid()} {request.path}'\n");
-    platform.provider.create(Arc::new(function("f1", &code))).await.expect("created");
-    let one = platform.ready("f1").await;
-    let answer = get(one.address.as_ref().expect("an address"), "/x").await;
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    println!("{answer}");
-    platform.provider.stop("f1", Duration::from_secs(5)).await.expect("stopped");
+    let code = "import os\ndef handle(request):\n    return f'{os.getuid()} {os.getpid()} {request.path}'\n";
+    let code = platform.code("code", code);
+    let mut users = vec![];
+    for uid in ["f1", "f2"] {
+        platform.provider.create(Arc::new(function(uid, &code))).await.expect("created");
+        let sandbox = platform.ready(uid).await;
+        let answer = get(sandbox.address.as_ref().expect("an address"), "/x").await;
+        let body = answer.lines().last().unwrap_or_default().to_owned();
+        assert!(answer.starts_with("HTTP/1.1 200") && body.ends_with(" 1 /x"), "{answer}");
+        users.push(body);
+    }
+    assert_ne!(users[0], users[1], "each instance has a user of its own");
+    // A SIGTERM is obeyed: it ends by itself, with 0.
+    let mut events = platform.provider.events();
+    platform.provider.stop("f1", Duration::from_secs(20)).await.expect("stopped");
+    let last = std::iter::from_fn(|| events.try_recv().ok()).last().expect("an event");
+    let Phase::Exited(exit) = &last.containers[0].phase else { panic!("{last:?}") };
+    assert_eq!((exit.code, exit.reason), (0, ExitReason::Stopped));
     platform.provider.shutdown().await;
+}
+
+/// Prints what a program can find out about its own sandbox, a fact a line.
+const FACTS: &str = r#"
+import ctypes, os, resource, socket
+libc = ctypes.CDLL(None, use_errno=True)
+def fact(name, value): print(f"{name}={value}", flush=True)
+def refused(name, number, *arguments):
+    ctypes.set_errno(0)
+    fact(name, os.strerror(ctypes.get_errno()) if libc.syscall(number, *arguments) < 0 else "allowed")
+def tried(name, action):
+    try: fact(name, action() or "allowed")
+    except OSError as e: fact(name, os.strerror(e.errno))
+status = dict(line.split(":\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\t" in line)
+for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"): fact(name, status[name])
+fact("ids", len({*os.getresuid(), *os.getresgid()}))
+fact("user", "own" if os.getuid() >= 200000 else "shared")
+fact("groups", os.getgroups())
+fact("pid", os.getpid())
+fact("processes", [p for p in os.listdir("/proc") if p.isdigit()])
+fact("host", socket.gethostname())
+fact("fds", sorted(int(f) for f in os.listdir("/proc/self/fd"))[:5])
+fact("core", resource.getrlimit(resource.RLIMIT_CORE))
+fact("files", resource.getrlimit(resource.RLIMIT_NOFILE))
+fact("stdin", os.read(0, 1))
+fact("env", sorted(os.environ))
+for path in ("/root", "/home", "/etc/shadow", "/sys", "/run", "/var/lib", "/work"): fact(path, os.path.exists(path))
+for path in ("/usr/x", "/etc/x", "/x", "/dev/x", "/proc/sys/kernel/hostname", "/dhow/x"):
+    tried(path, lambda: open(path, "w").close())
+tried("/tmp/x", lambda: open("/tmp/x", "w").close())
+tried("/dev/shm/x", lambda: open("/dev/shm/x", "w").close())
+masked = [f"/proc/{n}" for n in ("kcore", "keys", "kmsg", "sysrq-trigger", "timer_list", "kallsyms")]
+fact("unmasked", [p for p in masked if os.path.exists(p) and os.stat(p).st_rdev != os.stat("/dev/null").st_rdev])
+x86 = os.uname().machine == "x86_64"
+refused("mount", 165 if x86 else 40, 0, 0, 0, 0, 0)
+refused("unshare", 272 if x86 else 97, 0x10000000)
+refused("ptrace", 101 if x86 else 117, 0, 0, 0, 0)
+refused("bpf", 321 if x86 else 280, 0, 0, 0)
+refused("keyctl", 250 if x86 else 219, 0, 0, 0)
+refused("io_uring", 425, 1, 0)
+refused("clone3", 435, 0, 0)
+refused("setns", 308 if x86 else 268, 0, 0)
+tried("packet", lambda: socket.socket(17, socket.SOCK_RAW).close())
+tried("raw", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1).close())
+tried("mknod", lambda: os.mknod("/tmp/null", 0o20666, os.makedev(1, 3)))
+"#;
+
+async fn both_ways_in_are_equally_closed() {
+    let platform = Platform::start().await;
+    let (fresh, exit) = platform.run(python("fresh", FACTS)).await;
+    assert_eq!(exit.reason, ExitReason::Completed, "{fresh}");
+    let code = platform.code("facts", &format!("{FACTS}\nimport sys\nsys.stdout.flush()\nos._exit(0)"));
+    let (forked, exit) = platform.run(function("forked", &code)).await;
+    assert_eq!(exit.reason, ExitReason::Completed, "{forked}");
+    let nothing = "0000000000000000";
+    for (way, facts) in [("fresh", fresh), ("forked", forked)] {
+        let fact = |name: &str| {
+            let line = facts.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix('='));
+            line.unwrap_or_else(|| panic!("{way}: no {name} in\n{facts}")).to_owned()
+        };
+        for (name, want) in [
+            ("CapInh", nothing),
+            ("CapPrm", nothing),
+            ("CapEff", nothing),
+            ("CapBnd", nothing),
+            ("CapAmb", nothing),
+            ("NoNewPrivs", "1"),
+            ("Seccomp", "2"),
+            ("ids", "1"),
+            ("user", "own"),
+            ("groups", "[]"),
+            ("pid", "1"),
+            ("processes", "['1']"),
+            ("host", if way == "fresh" { "pod-fresh" } else { "pod-forked" }),
+            ("core", "(0, 0)"),
+            ("files", "(4096, 4096)"),
+            ("stdin", "b''"),
+            ("env", if way == "fresh" { "['LC_CTYPE', 'PATH']" } else { "['DHOW_HANDLER', 'PATH']" }),
+            ("/root", "False"),
+            ("/home", "False"),
+            ("/etc/shadow", "False"),
+            ("/sys", "False"),
+            ("/run", "False"),
+            ("/var/lib", "False"),
+            ("/work", "False"),
+            ("/usr/x", "Read-only file system"),
+            ("/etc/x", "Read-only file system"),
+            ("/x", "Read-only file system"),
+            ("/dev/x", "Read-only file system"),
+            ("/dhow/x", "Read-only file system"),
+            ("/proc/sys/kernel/hostname", "Read-only file system"),
+            ("/tmp/x", "allowed"),
+            ("/dev/shm/x", "allowed"),
+            ("unmasked", "[]"),
+            ("mount", "Operation not permitted"),
+            ("unshare", "Operation not permitted"),
+            ("ptrace", "Operation not permitted"),
+            ("bpf", "Operation not permitted"),
+            ("keyctl", "Operation not permitted"),
+            ("io_uring", "Operation not permitted"),
+            ("clone3", "Function not implemented"),
+            ("setns", "Operation not permitted"),
+            ("packet", "Address family not supported by protocol"),
+            ("raw", "Operation not permitted"),
+            ("mknod", "Operation not permitted"),
+        ] {
+            assert_eq!(fact(name), want, "{way}: {name}");
+        }
+        // The last one is the folder being read.
+        let fds = if way == "fresh" { "[0, 1, 2, 3]" } else { "[0, 1, 2, 3, 4]" };
+        assert_eq!(fact("fds"), fds, "{way}");
+    }
+    platform.provider.shutdown().await;
+}
+
+async fn nothing_of_the_host_is_in_sight() {
+    let platform = Platform::start().await;
+    std::fs::write(platform.folder.path().join("secret"), "x").expect("a secret");
+    let look = "import os\nfound = [d for d, _, files in os.walk('/') if 'secret' in files and not d.startswith('/proc')]\n\
+                print(found, os.listdir('/tmp'))";
+    let (text, _) = platform.run(python("look", look)).await;
+    assert_eq!(text, "[] []\n");
+    let first = python("first", "import os, socket; s = socket.socket(socket.AF_UNIX); s.bind('\\0name'); print('ok')");
+    assert_eq!(platform.run(first).await.0, "ok\n");
+    platform.provider.shutdown().await;
+}
+
+async fn memory_limit() {
+    let platform = Platform::start().await;
+    let eat = "x = []\nprint('eating', flush=True)\nwhile True: x.append(bytes(1 << 20))";
+    let mut fresh = python("fresh", eat);
+    let code = platform.code("eat", eat);
+    let mut forked = function("forked", &code);
+    for spec in [&mut fresh, &mut forked] {
+        spec.containers[0].limits.memory_bytes = Some(64 << 20);
+    }
+    for spec in [fresh, forked] {
+        let (text, exit) = platform.run(spec).await;
+        assert_eq!((text.as_str(), exit.reason, exit.signal), ("eating\n", ExitReason::OutOfMemory, Some(9)));
+    }
+    platform.provider.shutdown().await;
+}
+
+async fn fork_bomb() {
+    let platform = Platform::start().await;
+    let bomb = "import os, time\nn = 0\ntry:\n  while True:\n    if os.fork() == 0: time.sleep(60)\n    n += 1\n\
+                except OSError as e: print(n, os.strerror(e.errno))";
+    let mut spec = python("bomb", bomb);
+    spec.containers[0].limits.pids = 20;
+    // Its end takes the other nineteen with it, or their open output would hold up the end of the reading.
+    let (text, exit) = platform.run(spec).await;
+    assert_eq!((text.as_str(), exit.code), ("19 Resource temporarily unavailable\n", 0));
+    platform.provider.shutdown().await;
+}
+
+async fn full_tmp() {
+    let platform = Platform::start().await;
+    let fill = "import os\nn = 0\ntry:\n  with open('/tmp/x', 'wb', buffering=0) as f:\n    \
+                while True: n += f.write(bytes(1 << 20))\nexcept OSError as e: print(n >> 20, os.strerror(e.errno))";
+    let mut spec = python("fill", fill);
+    spec.containers[0].limits.tmp_bytes = 8 << 20;
+    assert_eq!(platform.run(spec).await.0, "8 No space left on device\n");
+    platform.provider.shutdown().await;
+}
+
+async fn cpu_limit() {
+    let platform = Platform::start().await;
+    let burn = "import time\nend = time.monotonic() + 1\nwhile time.monotonic() < end: pass\n\
+                print(time.process_time() < 0.5)";
+    let mut spec = python("burn", burn);
+    spec.containers[0].limits.cpu_millis = Some(200);
+    assert_eq!(platform.run(spec).await.0, "True\n");
+    platform.provider.shutdown().await;
+}
+
+async fn endless_output() {
+    let platform = Platform::start().await;
+    let mut spec = exec("yes", ["/usr/bin/yes", "a line of output"].map(str::to_owned).to_vec());
+    spec.containers[0].limits.log_bytes = 1 << 20;
+    platform.provider.create(Arc::new(spec)).await.expect("created");
+    let folder = platform.folder.path().join("sandboxes/yes");
+    // Until at least the first file has been dropped.
+    wait_until("rotation", || {
+        files(&folder).iter().any(|(name, _)| !name.starts_with("main.0.")) && files(&folder).len() == 2
+    })
+    .await;
+    wait_until("the first file's end", || !files(&folder).iter().any(|(name, _)| name == "main.0.log")).await;
+    let kept: u64 = files(&folder).iter().map(|(_, bytes)| bytes).sum();
+    assert!(kept <= (1 << 20) + (256 << 10), "{kept} bytes are kept");
+    platform.provider.stop("yes", Duration::ZERO).await.expect("stopped");
+    assert!(!folder.exists(), "the output goes with the sandbox");
+    platform.provider.shutdown().await;
+}
+
+async fn cannot_start_says_why() {
+    let platform = Platform::start().await;
+    let missing = exec("missing", vec!["/app/nothing".to_owned()]);
+    let (text, exit) = platform.run(missing).await;
+    assert_eq!(exit.code, 128);
+    assert_eq!(text, "dhow: cannot start the container: /app/nothing: No such file or directory (os error 2)\n");
+    let mut nowhere = python("nowhere", "");
+    nowhere.containers[0].working_dir = "/nowhere".to_owned();
+    let (text, exit) = platform.run(nowhere).await;
+    assert_eq!(exit.code, 128);
+    assert!(text.contains("working folder /nowhere: "), "{text}");
+    let mut folder = python("folder", "");
+    folder.containers[0].mounts =
+        vec![Mount { host: platform.folder.path().join("none"), inside: "/app".into(), writable: false }];
+    let error = platform.provider.create(Arc::new(folder)).await.expect_err("there is nothing to mount");
+    assert!(error.to_string().contains("make a sandbox"), "{error}");
+    let code = platform.code("broken", "import nothing_like_this\n");
+    let (text, exit) = platform.run(function("broken", &code)).await;
+    assert!(exit.code == 1 && text.contains("'nothing_like_this', which is not installed"), "{} {text}", exit.code);
+    platform.provider.shutdown().await;
+}
+
+/// Connects to each address, and prints what came of it.
+fn connects(targets: &[String]) -> String {
+    format!(
+        "import socket, os\nfor target in {targets:?}:\n  host, port = target.rsplit(':', 1)\n  s = socket.socket()\n  \
+         s.settimeout(3)\n  try:\n    s.connect((host, int(port)))\n    print(target, 'connected')\n  \
+         except OSError as e: print(target, 'refused')\n"
+    )
+}
+
+async fn network_rules() {
+    let platform = Platform::start().await;
+    let host = platform.provider.host_address().expect("an address of the host");
+    let everywhere = tokio::net::TcpListener::bind("0.0.0.0:0").await.expect("a listener");
+    let port = everywhere.local_addr().expect("its address").port();
+    let gateway = tokio::net::TcpListener::bind((host, 0)).await.expect("a listener on the pods' side");
+    let gateway_address = gateway.local_addr().expect("its address");
+    platform.provider.permit(gateway_address).await.expect("permitted");
+    platform.provider.create(Arc::new(server("other"))).await.expect("created");
+    let other = platform.ready("other").await;
+    let Some(Address::Ip(other)) = other.address else { panic!("{other:?}") };
+    assert!(ask(&Address::Ip(other)).await.expect("the host reaches pods").starts_with("hello"));
+
+    let outside = own_addresses().into_iter().map(|ip| (format!("{ip}:{port}"), "refused"));
+    let mut targets: Vec<(String, &str)> = vec![
+        (gateway_address.to_string(), "connected"),
+        (format!("{host}:{port}"), "refused"),
+        (format!("127.0.0.1:{port}"), "refused"),
+        (other.to_string(), "refused"),
+        ("169.254.169.254:80".to_owned(), "refused"),
+        ("10.0.0.1:80".to_owned(), "refused"),
+        ("192.168.1.1:80".to_owned(), "refused"),
+    ];
+    targets.extend(outside);
+    let names: Vec<String> = targets.iter().map(|(t, _)| t.clone()).collect();
+    let (text, _) = platform.run(python("caller", &connects(&names))).await;
+    let want: String = targets.iter().map(|(target, outcome)| format!("{target} {outcome}\n")).collect();
+    assert_eq!(text, want);
+    platform.provider.stop("other", Duration::ZERO).await.expect("stopped");
+    platform.provider.shutdown().await;
+}
+
+async fn only_one_address() {
+    let platform = Platform::start().await;
+    let host = platform.provider.host_address().expect("an address of the host");
+    let (proxy, other) =
+        (tokio::net::TcpListener::bind((host, 0)).await, tokio::net::TcpListener::bind((host, 0)).await);
+    let (proxy, other) = (proxy.expect("a listener"), other.expect("a listener"));
+    let (proxy, other) = (proxy.local_addr().expect("its address"), other.local_addr().expect("its address"));
+    // What every other pod may reach, this one may not.
+    platform.provider.permit(other).await.expect("permitted");
+    let mut spec = python("only", &connects(&[proxy.to_string(), other.to_string()]));
+    spec.network = Network::Only(proxy);
+    assert_eq!(platform.run(spec).await.0, format!("{proxy} connected\n{other} refused\n"));
+    platform.provider.shutdown().await;
+}
+
+async fn writable_folder() {
+    let platform = Platform::start().await;
+    let folder = platform.folder.path().join("out");
+    std::fs::create_dir(&folder).expect("a folder");
+    let mut spec =
+        python("writes", "import os\nopen('/out/x', 'w').write('made inside')\nos.symlink('/etc', '/out/link')");
+    spec.containers[0].mounts = vec![Mount { host: folder.clone(), inside: "/out".into(), writable: true }];
+    let (text, exit) = platform.run(spec).await;
+    assert_eq!(exit.code, 0, "{text}");
+    assert_eq!(std::fs::read_to_string(folder.join("x")).ok().as_deref(), Some("made inside"));
+    platform.provider.shutdown().await;
+}
+
+async fn no_link_is_followed() {
+    let platform = Platform::start().await;
+    let code = platform.code("code", "");
+    let link = platform.folder.path().join("link");
+    std::os::unix::fs::symlink("/root", &link).expect("a link");
+    std::os::unix::fs::symlink("/root", code.join("inner")).expect("a link");
+    for (host, inside) in [(link.clone(), "/app"), (link.join("x"), "/app"), (code.join("inner"), "/app")] {
+        let mut spec = python("link", "");
+        spec.containers[0].mounts = vec![Mount { host: host.clone(), inside: inside.into(), writable: false }];
+        assert!(platform.provider.create(Arc::new(spec)).await.is_err(), "{}", host.display());
+    }
+    // A link inside what was mounted first must not lead the second mount elsewhere.
+    let mut spec = python("nested", "");
+    let mount = |inside: &str| Mount { host: code.clone(), inside: inside.into(), writable: false };
+    spec.containers[0].mounts = vec![mount("/app"), mount("/app/inner")];
+    assert!(platform.provider.create(Arc::new(spec)).await.is_err());
+    platform.provider.shutdown().await;
+}
+
+async fn several_containers() {
+    let platform = Platform::start().await;
+    let mut spec = server("pair");
+    let mut helper = python("x", "import time\nprint('beside', flush=True)\ntime.sleep(600)").containers.remove(0);
+    helper.name = "helper".to_owned();
+    spec.containers.push(helper);
+    platform.provider.create(Arc::new(spec)).await.expect("created");
+    let sandbox = platform.ready("pair").await;
+    assert!(ask(&sandbox.address.expect("an address")).await.expect("an answer").starts_with("hello"));
+    platform.provider.stop("pair", Duration::ZERO).await.expect("stopped");
+    platform.provider.shutdown().await;
+}
+
+async fn listens_by_itself() {
+    let platform = Platform::start().await;
+    let serve = "import socket, time\ntime.sleep(0.05)\ns = socket.socket()\ns.bind(('0.0.0.0', 80))\ns.listen()\n\
+                 while True:\n  c, _ = s.accept()\n  c.recv(9)\n  c.sendall(b'by itself')\n  c.close()\n";
+    let mut spec = python("port", serve);
+    spec.containers[0].serve = Serve::Port(80);
+    platform.provider.create(Arc::new(spec)).await.expect("created");
+    let sandbox = platform.ready("port").await;
+    assert_eq!(ask(&sandbox.address.expect("an address")).await.ok().as_deref(), Some("by itself"));
+    platform.provider.stop("port", Duration::ZERO).await.expect("stopped");
+    platform.provider.shutdown().await;
+}
+
+const HANDLER: &str = "def handle(request):\n    return 'fine'\n";
+
+async fn zygote_dies() {
+    let platform = Platform::start().await;
+    let code = platform.code("code", HANDLER);
+    platform.provider.create(Arc::new(function("before", &code))).await.expect("created");
+    platform.ready("before").await;
+    let mut events = platform.provider.events();
+    signal(zygote_of(platform.launcher()), libc::SIGKILL);
+    let sandbox = loop {
+        let event = events.recv().await.expect("events");
+        if event.is_exited() {
+            break event;
+        }
+    };
+    assert_eq!(sandbox.uid, "before", "its children go with it");
+    platform.provider.create(Arc::new(function("after", &code))).await.expect("a new zygote is started");
+    let address = platform.ready("after").await.address.expect("an address");
+    assert!(get(&address, "/").await.ends_with("fine"));
+    for uid in ["before", "after"] {
+        platform.provider.stop(uid, Duration::ZERO).await.expect("stopped");
+    }
+    platform.provider.shutdown().await;
+}
+
+async fn zygote_hangs() {
+    let platform = Platform::start().await;
+    let code = platform.code("code", HANDLER);
+    platform.provider.create(Arc::new(function("first", &code))).await.expect("created");
+    signal(zygote_of(platform.launcher()), libc::SIGSTOP);
+    let error = platform.provider.create(Arc::new(function("second", &code))).await.expect_err("nobody answers");
+    assert_eq!(error.class(), ErrorClass::Retry, "{error}");
+    platform.provider.create(Arc::new(function("third", &code))).await.expect("a new zygote is started");
+    platform.ready("third").await;
+    platform.provider.shutdown().await;
+}
+
+async fn stopping_waits_for_grace() {
+    let platform = Platform::start().await;
+    // The first process of a namespace ignores signals it has no handler for, so this one is killed.
+    platform.provider.create(Arc::new(server("deaf"))).await.expect("created");
+    platform.ready("deaf").await;
+    let mut events = platform.provider.events();
+    platform.provider.stop("deaf", Duration::from_millis(50)).await.expect("stopped");
+    let last = std::iter::from_fn(|| events.try_recv().ok()).last().expect("an event");
+    let Phase::Exited(exit) = &last.containers[0].phase else { panic!("{last:?}") };
+    assert_eq!((exit.code, exit.signal, exit.reason), (137, Some(9), ExitReason::Stopped));
+    platform.provider.shutdown().await;
+}
+
+async fn nothing_leaks() {
+    let platform = Platform::start().await;
+    let code = platform.code("code", HANDLER);
+    let one = async |number: usize| {
+        let uid = format!("leak-{number}");
+        let spec = if number.is_multiple_of(4) { function(&uid, &code) } else { server(&uid) };
+        platform.provider.create(Arc::new(spec)).await.expect("created");
+        platform.ready(&uid).await;
+        platform.provider.stop(&uid, Duration::ZERO).await.expect("stopped");
+    };
+    let slot = platform.provider.slot().expect("a slot");
+    for number in 0..4 {
+        one(number).await;
+    }
+    let settle = || Held::count(platform.launcher(), slot);
+    wait_until("a full stock", || settle().links == 1 + STOCK + 1).await;
+    let before = settle();
+    for number in 4..204 {
+        one(number).await;
+    }
+    wait_until("the same as before", || settle() == before).await;
+    platform.provider.shutdown().await;
+    assert_eq!(left_of(slot), [""; 0]);
+}
+
+async fn owner_is_killed() {
+    let owner = Owner::start();
+    assert!(!left_of(owner.slot).is_empty() && users_of(owner.slot) > 0, "it is at work");
+    signal(owner.pid, libc::SIGKILL);
+    wait_until("nothing", || left_of(owner.slot).is_empty() && users_of(owner.slot) == 0).await;
+}
+
+async fn owner_and_launcher_are_killed() {
+    let owner = Owner::start();
+    signal(owner.launcher, libc::SIGKILL);
+    signal(owner.pid, libc::SIGKILL);
+    // Every process goes at once; what no process holds waits for the next platform.
+    wait_until("no process", || users_of(owner.slot) == 0).await;
+    assert!(!left_of(owner.slot).is_empty(), "this test tests nothing if nothing is left");
+    let platform = Platform::start().await;
+    let mine = platform.provider.slot().expect("a slot");
+    platform.provider.shutdown().await;
+    for slot in [owner.slot, mine] {
+        assert_eq!(left_of(slot), [""; 0]);
+    }
+}
+
+async fn launcher_is_killed() {
+    let platform = Platform::start().await;
+    platform.provider.create(Arc::new(server("lost"))).await.expect("created");
+    let mut events = platform.provider.events();
+    let slot = platform.provider.slot().expect("a slot");
+    signal(platform.launcher(), libc::SIGKILL);
+    platform.provider.gone().await;
+    let refused = platform.provider.create(Arc::new(server("late"))).await.expect_err("nobody to ask");
+    assert_eq!(refused.class(), ErrorClass::Fatal);
+    let last = std::iter::from_fn(|| events.try_recv().ok()).last();
+    assert!(last.is_some_and(|s| s.is_exited()), "everybody is told");
+    assert!(platform.provider.list().await.expect("a list").is_empty());
+    wait_until("no process", || users_of(slot) == 0).await;
+    platform.provider.shutdown().await;
+    let next = Platform::start().await;
+    next.provider.shutdown().await;
+    assert_eq!(left_of(slot), [""; 0]);
+}
+
+async fn without_nftables() {
+    let script = "mount -t tmpfs none /usr/sbin && exec \"$0\" internal-launcher";
+    let wrapped = ["-m", "sh", "-c", script];
+    let platform = Platform::wrapped("/usr/bin/unshare", &wrapped).await;
+    let capabilities = platform.provider.capabilities();
+    assert!(!capabilities.pod_network);
+    assert!(capabilities.missing_isolation.iter().any(|m| m.contains("install nftables")), "{capabilities:?}");
+    platform.provider.create(Arc::new(server("closed"))).await.expect("created");
+    let address = platform.ready("closed").await.address.expect("an address");
+    assert!(matches!(&address, Address::Unix(path) if path.starts_with(platform.folder.path())));
+    assert!(ask(&address).await.expect("an answer").starts_with("hello"));
+    let (text, _) = platform.run(python("caller", &connects(&["1.1.1.1:80".into()]))).await;
+    assert_eq!(text, "1.1.1.1:80 refused\n");
+    let mut port = server("port");
+    port.containers[0].serve = Serve::Port(8080);
+    let refused = platform.provider.create(Arc::new(port)).await.expect_err("nobody could reach it");
+    assert_eq!(refused.class(), ErrorClass::Invalid);
+    platform.provider.stop("closed", Duration::ZERO).await.expect("stopped");
+    platform.provider.shutdown().await;
+}
+
+async fn without_root() {
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", "--"];
+    let platform = Platform::as_nobody("/usr/bin/setpriv", &nobody).await;
+    let missing = platform.provider.capabilities().missing_isolation;
+    assert!(missing.len() >= 3 && missing.iter().all(|m| m.contains("not root")), "{missing:?}");
+    let code = platform.code("code", "def handle(request):\n    return open('/proc/self/status').read()\n");
+    let mut fresh = server("fresh");
+    fresh.containers[0].working_dir = "/app".into();
+    fresh.containers[0].mounts = vec![Mount { host: code.clone(), inside: "/app".into(), writable: false }];
+    platform.provider.create(Arc::new(fresh)).await.expect("created");
+    let address = platform.ready("fresh").await.address.expect("an address");
+    assert_eq!(ask(&address).await.ok().as_deref(), Some("hello from 65534\n"));
+    platform.provider.create(Arc::new(function("forked", &code))).await.expect("created");
+    let address = platform.ready("forked").await.address.expect("an address");
+    let status = get(&address, "/").await;
+    assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");
+    for uid in ["fresh", "forked"] {
+        platform.provider.stop(uid, Duration::from_secs(5)).await.expect("stopped");
+    }
+    platform.provider.shutdown().await;
+}
+
+fn files(folder: &Path) -> Vec<(String, u64)> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|e| (e.file_name().to_string_lossy().into_owned(), e.metadata().map_or(0, |m| m.len()))).collect()
 }
