@@ -202,7 +202,8 @@ async fn refusals() {
     let unknown = format!("/v2/a/b/blobs/{digest}");
     let by_digest = format!("/v2/a/b/manifests/{digest}");
     let huge = vec![b' '; (4 << 20) + 1];
-    let rows: [(&str, Method, &str, &[u8], u16, &str); 19] = [
+    type Row<'a> = (&'a str, Method, &'a str, &'a [u8], u16, &'a str);
+    let rows: [Row<'_>; 19] = [
         ("a wrong digest", Method::POST, &wrong, b"y", 400, "DIGEST_INVALID"),
         ("no digest", Method::POST, "/v2/a/b/blobs/uploads/?digest=x", b"y", 400, "DIGEST_INVALID"),
         ("an unknown blob", Method::GET, &unknown, b"", 404, "BLOB_UNKNOWN"),

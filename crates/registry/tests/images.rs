@@ -236,7 +236,8 @@ fn bounds_and_broken_archives() {
 /// Two layers, one on top of the other.
 #[test]
 fn whiteouts_hide_lower_layers() {
-    let rows: [(&str, Vec<Entry>, Vec<Entry>, &[&str]); 5] = [
+    type Row<'a> = (&'a str, Vec<Entry>, Vec<Entry>, &'a [&'a str]);
+    let rows: [Row<'_>; 5] = [
         ("one file", vec![file("a"), file("b")], vec![file(".wh.a")], &["b"]),
         ("a folder", vec![file("d/x"), file("d/y/z")], vec![file(".wh.d")], &[]),
         ("not its own", vec![file("a")], vec![file("a"), file(".wh.a")], &["a"]),

@@ -1,0 +1,147 @@
+//! What the API says: JSON, and an error always names the next step.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+use registry::{Digest, RegistryError};
+use serde::Serialize;
+
+pub type Body = Full<Bytes>;
+
+/// Why a request is refused.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    ForeignHost { host: String },
+    ForeignOrigin { origin: String },
+    NotFound { path: String },
+    Method,
+    Unauthenticated,
+    Forbidden { namespace: String },
+    InvalidNamespace { namespace: String },
+    Busy,
+    Registry(RegistryError),
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    error: &'a str,
+    message: String,
+    next: &'a str,
+}
+
+#[derive(Serialize)]
+struct Stored {
+    digest: Digest,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+}
+
+impl Refusal {
+    /// Whoever is refused for what he is gets less patience than who may try again.
+    pub fn is_strangers(&self) -> bool {
+        !matches!(self, Refusal::Registry(_))
+    }
+
+    pub fn answer(&self) -> Response<Body> {
+        let (status, error, next) = self.classify();
+        let message = match self {
+            Refusal::ForeignHost { host } => format!("this API is not served under the host {host:?}"),
+            Refusal::ForeignOrigin { origin } => format!("pages from {origin:?} may not use this API"),
+            Refusal::NotFound { path } => format!("there is nothing at {path:?}"),
+            Refusal::Method => "a blob is uploaded with PUT and asked for with HEAD".into(),
+            Refusal::Unauthenticated => "who are you? no valid bearer token came with the request".into(),
+            Refusal::Forbidden { namespace } => format!("you may not upload to the namespace {namespace:?}"),
+            Refusal::InvalidNamespace { namespace } => format!("{namespace:?} is not a namespace"),
+            Refusal::Busy => "too many uploads are in progress".into(),
+            // Paths of the machine are nobody's business outside.
+            Refusal::Registry(RegistryError::Io { .. }) => "the platform could not store the blob".into(),
+            Refusal::Registry(error) => error.to_string(),
+        };
+        let mut response = json(status, &Problem { error, message, next });
+        let headers = response.headers_mut();
+        match self {
+            Refusal::Unauthenticated => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"dhow\""));
+            }
+            Refusal::Busy => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            Refusal::Method => {
+                headers.insert(header::ALLOW, HeaderValue::from_static("PUT, HEAD"));
+            }
+            _ => {}
+        }
+        response
+    }
+
+    fn classify(&self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Refusal::ForeignHost { .. } => (
+                StatusCode::MISDIRECTED_REQUEST,
+                "ForeignHost",
+                "use the address that `dhow up` printed, or allow this host in the platform's configuration",
+            ),
+            Refusal::ForeignOrigin { .. } => {
+                (StatusCode::FORBIDDEN, "ForeignOrigin", "use the console at the platform's own address")
+            }
+            Refusal::NotFound { .. } => {
+                (StatusCode::NOT_FOUND, "NotFound", "sources live at /v1/namespaces/<namespace>/blobs/sha256:<hex>")
+            }
+            Refusal::Method => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "use PUT or HEAD"),
+            Refusal::Unauthenticated => {
+                (StatusCode::UNAUTHORIZED, "Unauthenticated", "send the bearer token of the platform's kubeconfig")
+            }
+            Refusal::Forbidden { .. } => {
+                (StatusCode::FORBIDDEN, "Forbidden", "use another namespace, or ask its owner for access")
+            }
+            Refusal::InvalidNamespace { .. } => {
+                (StatusCode::BAD_REQUEST, "InvalidNamespace", "use up to 63 lower-case letters, digits and '-'")
+            }
+            Refusal::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Busy", "try again in a second"),
+            Refusal::Registry(error) => classify(error),
+        }
+    }
+}
+
+fn classify(error: &RegistryError) -> (StatusCode, &'static str, &'static str) {
+    match error {
+        RegistryError::TooLarge { .. } => (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "SourceTooLarge",
+            "leave files out with .dhowignore, or raise --max-source where the platform runs",
+        ),
+        RegistryError::InvalidDigest { .. } => {
+            (StatusCode::BAD_REQUEST, "InvalidDigest", "name the blob by the SHA-256 of its bytes")
+        }
+        RegistryError::DigestMismatch { .. } => {
+            (StatusCode::BAD_REQUEST, "DigestMismatch", "compute the digest of exactly the bytes sent, and send again")
+        }
+        RegistryError::BlobUnknown { .. } => (StatusCode::NOT_FOUND, "BlobUnknown", "upload it with PUT"),
+        RegistryError::Body { .. } => (StatusCode::BAD_REQUEST, "BrokenOff", "send it again"),
+        RegistryError::InvalidName { .. } => {
+            (StatusCode::BAD_REQUEST, "InvalidNamespace", "use up to 63 lower-case letters, digits and '-'")
+        }
+        error => {
+            tracing::error!(error = error as &(dyn std::error::Error + 'static), "a source could not be stored");
+            (StatusCode::INTERNAL_SERVER_ERROR, "StorageFailed", "look into the platform's log; is its disk full?")
+        }
+    }
+}
+
+/// The blob is there: 201 when it was not before.
+pub(crate) fn stored(status: StatusCode, digest: Digest, size: Option<u64>) -> Response<Body> {
+    json(status, &Stored { digest, size })
+}
+
+pub(crate) fn healthy() -> Response<Body> {
+    Response::new(Full::from("ok"))
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    let mut text = serde_json::to_vec(value).expect("strings and numbers always serialise");
+    text.push(b'\n');
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
