@@ -199,11 +199,8 @@ async fn refusals_say_what_to_do() {
     assert_eq!(health.status, StatusCode::OK, "a kubelet asks by address");
 }
 
-/// One upload that hangs takes the only place; then it is given up.
-#[tokio::test]
-async fn uploads_are_few_and_must_go_on() {
-    let limits = Limits { uploads: 1, body_idle: Duration::from_millis(300), ..Limits::default() };
-    let server = serve(limits).await;
+/// Begins an upload of `content`, and sends only a part of it.
+async fn hang(server: &Server) -> (Digest, tokio::net::TcpStream) {
     let digest = Digest::of(b"content");
     let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
     let head = format!(
@@ -212,21 +209,37 @@ async fn uploads_are_few_and_must_go_on() {
         server.address
     );
     stream.write_all(head.as_bytes()).await.unwrap();
+    (digest, stream)
+}
+
+#[tokio::test]
+async fn uploads_are_few() {
+    let server = serve(Limits { uploads: 1, ..Limits::default() }).await;
+    let (digest, stream) = hang(&server).await;
     while server.unfinished() == 0 {
         tokio::task::yield_now().await;
     }
     let busy = server.owner(Method::PUT, &path(&digest), whole(b"content")).await;
-    assert_eq!(
-        (busy.status, &busy.headers[header::RETRY_AFTER]),
-        (StatusCode::SERVICE_UNAVAILABLE, &"1".parse().unwrap())
-    );
-    assert_eq!(busy.body["error"], "Busy");
+    assert_eq!(busy.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!((&busy.headers[header::RETRY_AFTER], &busy.body["error"]), (&"1".parse().unwrap(), &"Busy".into()));
+    drop(stream);
+    let freed = loop {
+        let answer = server.owner(Method::PUT, &path(&digest), whole(b"content")).await;
+        if answer.status != StatusCode::SERVICE_UNAVAILABLE {
+            break answer;
+        }
+    };
+    assert_eq!(freed.status, StatusCode::CREATED);
+}
 
+#[tokio::test]
+async fn a_silent_upload_is_given_up() {
+    let server = serve(Limits { body_idle: Duration::from_millis(50), ..Limits::default() }).await;
+    let (_, mut stream) = hang(&server).await;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("nothing came"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("nothing came for 50ms"), "{answer}");
     assert_eq!(server.unfinished(), 0);
-    assert_eq!(server.owner(Method::PUT, &path(&digest), whole(b"content")).await.status, StatusCode::CREATED);
 }
 
 #[tokio::test]

@@ -382,7 +382,10 @@ async fn an_image_is_unpacked_once_for_all_who_ask() {
         ensure_unpacked(&fixture.registry, &image, &cache).await.unwrap();
         assert!(!marker.exists());
     }
+    let killed = cache.join(".partial").join(digest.hex());
+    std::fs::create_dir(&killed).unwrap();
     assert_eq!(prune_unpacked(&fixture.registry, &cache, &HashSet::from([digest])).await.unwrap(), 0);
+    assert!(!killed.exists(), "what a killed process left goes");
     assert_eq!(prune_unpacked(&fixture.registry, &cache, &HashSet::new()).await.unwrap(), 1);
     assert!(!unpacked.root.exists());
 }

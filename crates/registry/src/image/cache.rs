@@ -35,17 +35,15 @@ const BOOT: &str = "boot";
 const PARTIAL: &str = ".partial";
 
 /// Unpacks the image into `cache_dir/<digest>`, unless it is there. The image must be named by its digest and lie in
-/// this registry. Dropped, the work goes on to its end and is found by the next caller.
+/// this registry. Dropped, the work goes on to its end, and the next caller waits for it.
 pub async fn ensure_unpacked(registry: &Registry, image: &ImageRef, cache_dir: &Path) -> Result<Unpacked, ImageError> {
     let digest = image.digest().ok_or_else(|| ImageError::NotByDigest { image: image.to_string() })?;
     let folder = cache_dir.join(digest.hex());
     let turn = registry.inner.unpacking.turn(&folder);
-    let result = {
-        let _turn = turn.lock().await;
-        match ready(folder.clone()).await {
-            Some(unpacked) => Ok(unpacked),
-            None => make(registry, image, *digest, cache_dir, &folder).await,
-        }
+    let mine = turn.clone().lock_owned().await;
+    let result = match ready(folder.clone()).await {
+        Some(unpacked) => Ok(unpacked),
+        None => make(registry, image, *digest, cache_dir, mine).await,
     };
     registry.inner.unpacking.leave(&folder, turn);
     result
@@ -59,18 +57,20 @@ pub async fn prune_unpacked(
 ) -> Result<usize, ImageError> {
     let keep: HashSet<String> = keep.iter().map(Digest::hex).collect();
     let mut removed = 0;
-    for name in crate::registry::list(cache_dir)? {
-        let folder = cache_dir.join(&name);
-        if keep.contains(&name) || Digest::from_hex(&name).is_none() {
-            continue;
+    for folder in [cache_dir.to_owned(), cache_dir.join(PARTIAL)] {
+        for name in crate::registry::list(&folder)? {
+            let partial = folder != cache_dir;
+            if !partial && keep.contains(&name) || Digest::from_hex(&name).is_none() {
+                continue;
+            }
+            let turn = registry.inner.unpacking.turn(&cache_dir.join(&name));
+            if let Ok(_turn) = turn.try_lock() {
+                let doomed = folder.join(&name);
+                blocking(move || std::fs::remove_dir_all(&doomed).map_err(ImageError::io(doomed))).await?;
+                removed += usize::from(!partial);
+            }
+            registry.inner.unpacking.leave(&cache_dir.join(&name), turn);
         }
-        let turn = registry.inner.unpacking.turn(&folder);
-        if let Ok(_turn) = turn.try_lock() {
-            let doomed = folder.clone();
-            blocking(move || std::fs::remove_dir_all(&doomed).map_err(ImageError::io(doomed))).await?;
-            removed += 1;
-        }
-        registry.inner.unpacking.leave(&folder, turn);
     }
     Ok(removed)
 }
@@ -80,7 +80,7 @@ async fn make(
     image: &ImageRef,
     digest: Digest,
     cache_dir: &Path,
-    folder: &Path,
+    turn: tokio::sync::OwnedMutexGuard<()>,
 ) -> Result<Unpacked, ImageError> {
     let repository = &image.repository;
     let references = manifest(registry, repository, digest).await?;
@@ -95,17 +95,23 @@ async fn make(
     for layer in references.layers {
         layers.push((layer.digest, registry.blob_path(repository, &layer.digest).await?));
     }
-    let (cache_dir, folder) = (cache_dir.to_owned(), folder.to_owned());
+    let cache_dir = cache_dir.to_owned();
     blocking(move || {
-        let partial = cache_dir.join(PARTIAL);
-        std::fs::create_dir_all(&partial).map_err(ImageError::io(&partial))?;
-        // Removed with what it holds unless it is renamed away in the end.
-        let work = tempfile::tempdir_in(&partial).map_err(ImageError::io(&partial))?;
-        fill(work.path(), &layers, &config)?;
-        if folder.exists() {
-            std::fs::remove_dir_all(&folder).map_err(ImageError::io(&folder))?;
+        // Held to the end of the work, not only as long as somebody waits for it.
+        let _turn = turn;
+        let (folder, work) = (cache_dir.join(digest.hex()), cache_dir.join(PARTIAL).join(digest.hex()));
+        let clear = |path: &Path| {
+            if path.exists() { std::fs::remove_dir_all(path).map_err(ImageError::io(path)) } else { Ok(()) }
+        };
+        // What a killed process left.
+        clear(&work)?;
+        std::fs::create_dir_all(&work).map_err(ImageError::io(&work))?;
+        if let Err(error) = fill(&work, &layers, &config) {
+            clear(&work)?;
+            return Err(error);
         }
-        std::fs::rename(work.keep(), &folder).map_err(ImageError::io(&folder))?;
+        clear(&folder)?;
+        std::fs::rename(&work, &folder).map_err(ImageError::io(&folder))?;
         Ok(Unpacked { root: folder.join(ROOT), config: parsed })
     })
     .await

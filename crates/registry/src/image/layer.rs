@@ -32,8 +32,9 @@ pub fn layer_from_dir(dir: &Path, prefix: &str, out: impl Write) -> Result<Layer
         prefix => inside(Path::new(prefix)).ok_or_else(|| ImageError::Outside { entry: prefix.into() })?,
     };
     let compressed = Hashing::new(out);
-    // Neither a time nor a file name nor an operating system in the header.
-    let gzip = GzBuilder::new().operating_system(255).write(compressed, Compression::default());
+    // Neither a time nor a file name nor an operating system in the header. The layer mostly stays on this machine,
+    // and its author waits: speed before size.
+    let gzip = GzBuilder::new().operating_system(255).write(compressed, Compression::fast());
     let mut archive = tar::Builder::new(Hashing::new(gzip));
     archive.mode(tar::HeaderMode::Deterministic);
     let mut above = PathBuf::new();
