@@ -16,6 +16,7 @@ mod kinds;
 mod logs;
 mod openapi;
 mod patch;
+mod protobuf;
 mod request;
 mod schema;
 mod selector;

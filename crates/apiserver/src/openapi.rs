@@ -22,6 +22,8 @@ use crate::{ResponseBody, whole};
 const REFERENCE: &str = "#/components/schemas/";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 
+const WRITABLE: &[&str] = &["create", "get", "list", "patch", "update"];
+
 /// The documents that were asked for so far.
 #[derive(Default)]
 pub struct Documents {
@@ -199,7 +201,9 @@ fn add_paths(paths: &mut Map<String, Value>, kind: &Kind, name: &str) {
         true => format!("{root}/namespaces/{{namespace}}/{}", kind.plural),
         false => format!("{root}/{}", kind.plural),
     };
-    let verbs = kind.verb_names();
+    // kubectl only lets the server judge a manifest of a kind that says it can be patched. For kinds that cannot be
+    // written, the server's answer is the one worth having.
+    let verbs = if matches!(kind.verbs, Verbs::Fixed(_)) { WRITABLE } else { kind.verb_names() };
     let mut collection = Map::new();
     for (verb, method, action) in [("list", "get", "list"), ("create", "post", "post")] {
         if verbs.contains(&verb) {

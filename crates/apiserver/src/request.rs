@@ -7,6 +7,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
+use crate::protobuf;
 use crate::status::{ApiError, Result};
 
 /// A path below `/api` or `/apis` that names a resource.
@@ -173,12 +174,14 @@ pub fn content_type(headers: &HeaderMap) -> &str {
     value.split(';').next().unwrap_or_default().trim()
 }
 
-/// A body that is one object, in JSON or YAML.
-pub fn decode(body: &[u8], media: &str) -> Result<Value> {
+/// A body that is one object, in JSON or YAML, or in protobuf when it can be that `message`.
+pub fn decode(body: &[u8], media: &str, message: Option<&str>) -> Result<Value> {
     let value = match media {
         "application/json" => serde_json::from_slice(body)
             .map_err(|error| ApiError::BadRequest(format!("the object provided is not valid JSON: {error}")))?,
         "application/yaml" | "application/apply-patch+yaml" => decode_yaml(body)?,
+        protobuf::MEDIA if let Some(message) = message => protobuf::decode(body, message)
+            .ok_or_else(|| ApiError::BadRequest("the object provided is not valid protobuf of this kind".into()))?,
         _ => return Err(ApiError::UnsupportedMediaType("application/json, application/yaml".into())),
     };
     match value {

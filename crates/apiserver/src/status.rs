@@ -4,13 +4,11 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use store::StoreError;
 
-/// A resource as error messages name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Resource {
-    pub group: &'static str,
-    pub plural: &'static str,
-    pub kind: &'static str,
-}
+use crate::kinds::Strategy;
+
+/// A kind as error messages name it.
+#[derive(Clone, Copy)]
+pub struct Resource(pub(crate) &'static Strategy);
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -86,11 +84,13 @@ pub struct FieldConflict {
 impl Resource {
     /// `functions.dhow.dev`, or `pods`.
     fn plural_and_group(&self) -> String {
-        if self.group.is_empty() { self.plural.into() } else { format!("{}.{}", self.plural, self.group) }
+        let Strategy { group, plural, .. } = self.0;
+        if group.is_empty() { (*plural).into() } else { format!("{plural}.{group}") }
     }
 
     fn kind_and_group(&self) -> String {
-        if self.group.is_empty() { self.kind.into() } else { format!("{}.{}", self.kind, self.group) }
+        let Strategy { group, kind, .. } = self.0;
+        if group.is_empty() { (*kind).into() } else { format!("{kind}.{group}") }
     }
 }
 
@@ -146,6 +146,12 @@ impl FieldError {
             Fault::Duplicate(value) => format!("Duplicate value: {}", shown(value)),
             Fault::Forbidden(detail) => detailed("Forbidden", detail),
         }
+    }
+}
+
+impl std::fmt::Debug for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
     }
 }
 
@@ -219,7 +225,7 @@ impl ApiError {
     fn details(&self) -> Option<Value> {
         let named = |resource: &Resource, name: &str, kind: &str| {
             let mut details = json!({});
-            for (key, value) in [("name", name), ("group", resource.group), ("kind", kind)] {
+            for (key, value) in [("name", name), ("group", resource.0.group), ("kind", kind)] {
                 if !value.is_empty() {
                     details[key] = value.into();
                 }
@@ -229,16 +235,16 @@ impl ApiError {
         match self {
             Self::NotFound { resource, name }
             | Self::AlreadyExists { resource, name }
-            | Self::Conflict { resource, name, .. } => Some(named(resource, name, resource.plural)),
+            | Self::Conflict { resource, name, .. } => Some(named(resource, name, resource.0.plural)),
             Self::Forbidden { resource, name, cause, .. } => {
-                let mut details = named(resource, name, resource.plural);
+                let mut details = named(resource, name, resource.0.plural);
                 if let Some((reason, message)) = cause {
                     details["causes"] = json!([{"reason": reason, "message": message}]);
                 }
                 Some(details)
             }
             Self::Invalid { resource, name, errors } => {
-                let mut details = named(resource, name, resource.kind);
+                let mut details = named(resource, name, resource.0.kind);
                 let causes = errors
                     .iter()
                     .map(|e| json!({"reason": e.reason(), "message": e.message(), "field": e.field}))
@@ -268,9 +274,9 @@ impl ApiError {
 
 /// The answer to a deletion that left nothing behind.
 pub fn deleted(resource: Resource, name: &str, uid: &str) -> Value {
-    let mut details = json!({"name": name, "kind": resource.plural, "uid": uid});
-    if !resource.group.is_empty() {
-        details["group"] = resource.group.into();
+    let mut details = json!({"name": name, "kind": resource.0.plural, "uid": uid});
+    if !resource.0.group.is_empty() {
+        details["group"] = resource.0.group.into();
     }
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
 }
@@ -312,27 +318,28 @@ fn shown(value: &Value) -> String {
 mod tests {
     use super::*;
 
-    const FUNCTIONS: Resource = Resource { group: "dhow.dev", plural: "functions", kind: "Function" };
-    const PODS: Resource = Resource { group: "", plural: "pods", kind: "Pod" };
-
     #[test]
     fn wording() {
+        let kinds = crate::kinds::Kinds::new();
+        let resource =
+            |group: &str, version: &str, plural: &str| kinds.find(group, version, plural).unwrap().resource();
+        let (functions, pods) = (resource("dhow.dev", "v1alpha1", "functions"), resource("", "v1", "pods"));
         let one = vec![FieldError::required("spec.source", "")];
         let two = vec![
             FieldError::invalid("spec.timeoutSeconds", 0, "must be greater than 0"),
             FieldError::not_supported("spec.runtime", "perl", &["node", "python"]),
         ];
         for (error, code, message) in [
-            (ApiError::NotFound { resource: FUNCTIONS, name: "x".into() }, 404, r#"functions.dhow.dev "x" not found"#),
-            (ApiError::NotFound { resource: PODS, name: "x".into() }, 404, r#"pods "x" not found"#),
-            (ApiError::AlreadyExists { resource: PODS, name: "x".into() }, 409, r#"pods "x" already exists"#),
+            (ApiError::NotFound { resource: functions, name: "x".into() }, 404, r#"functions.dhow.dev "x" not found"#),
+            (ApiError::NotFound { resource: pods, name: "x".into() }, 404, r#"pods "x" not found"#),
+            (ApiError::AlreadyExists { resource: pods, name: "x".into() }, 409, r#"pods "x" already exists"#),
             (
-                ApiError::Invalid { resource: FUNCTIONS, name: "x".into(), errors: one },
+                ApiError::Invalid { resource: functions, name: "x".into(), errors: one },
                 422,
                 r#"Function.dhow.dev "x" is invalid: spec.source: Required value"#,
             ),
             (
-                ApiError::Invalid { resource: PODS, name: "x".into(), errors: two },
+                ApiError::Invalid { resource: pods, name: "x".into(), errors: two },
                 422,
                 concat!(
                     r#"Pod "x" is invalid: [spec.timeoutSeconds: Invalid value: 0: must be greater than 0, "#,

@@ -120,18 +120,23 @@ impl Managed {
         all
     }
 
-    /// Gives `fields` to `owner`; the time moves only when that changes something.
-    fn set(&mut self, owner: &Owner, mut fields: Fields, now: &str) {
+    /// Gives `fields` to the author; the time moves only when that changes something.
+    fn set(&mut self, author: &Author<'_>, mut fields: Fields) {
         for path in SERVERS {
             fields.remove(path);
         }
-        match self.entries.iter_mut().find(|entry| entry.owner == *owner) {
+        if !author.owns_status {
+            fields.remove(&["f:status"]);
+        }
+        match self.entries.iter_mut().find(|entry| entry.owner == author.owner) {
             Some(entry) if entry.fields == fields => {}
             Some(entry) => {
                 entry.fields = fields;
-                entry.time = now.to_owned();
+                entry.time = author.time.clone();
             }
-            None => self.entries.push(Entry { owner: owner.clone(), time: now.to_owned(), fields }),
+            None => {
+                self.entries.push(Entry { owner: author.owner.clone(), time: author.time.clone(), fields });
+            }
         }
     }
 
@@ -173,45 +178,40 @@ impl Managed {
     }
 }
 
-/// Who owns what after `owner` changed `old` into `new` by anything but apply.
-pub fn update_ownership(
-    managed: &Managed,
-    owner: &Owner,
-    old: &Value,
-    new: &Value,
-    schema: &Schema,
-    now: &str,
-) -> Managed {
-    let difference = compare(&without_servers(old), &without_servers(new), schema);
+/// Who writes, when, and what they may own.
+pub struct Author<'a> {
+    pub owner: Owner,
+    /// Whether the status is theirs to own; otherwise it is written apart.
+    pub owns_status: bool,
+    pub schema: &'a Schema,
+    pub time: String,
+}
+
+/// Who owns what after `author` changed `old` into `new` by anything but apply.
+pub fn update_ownership(managed: &Managed, author: &Author<'_>, old: &Value, new: &Value) -> Managed {
+    let difference = compare(&without_servers(old), &without_servers(new), author.schema);
     let mut managed = managed.clone();
-    managed.take(owner, &difference);
-    let mut mine = managed.fields(owner).cloned().unwrap_or_default();
+    managed.take(&author.owner, &difference);
+    let mut mine = managed.fields(&author.owner).cloned().unwrap_or_default();
     mine.subtract(&difference.removed);
     mine.add(&difference.changed);
-    managed.set(owner, mine, now);
+    managed.set(author, mine);
     managed.settle();
     managed
 }
 
-/// Who owns what after `owner` applied `config` and so changed `live` into `new`.
-pub fn apply_ownership(
-    managed: &Managed,
-    owner: &Owner,
-    objects: Applied<'_>,
-    schema: &Schema,
-    force: bool,
-    now: &str,
-) -> Result<Managed> {
-    let difference = compare(&without_servers(objects.live), &without_servers(objects.new), schema);
+/// Who owns what after `author` applied something.
+pub fn apply_ownership(managed: &Managed, author: &Author<'_>, objects: Applied<'_>, force: bool) -> Result<Managed> {
+    let difference = compare(&without_servers(objects.live), &without_servers(objects.new), author.schema);
     let mut managed = managed.clone();
     if !force {
-        let conflicts = conflicts(&managed, owner, &difference.changed);
+        let conflicts = conflicts(&managed, &author.owner, &difference.changed);
         if !conflicts.is_empty() {
             return Err(ApiError::ApplyConflict { causes: conflicts });
         }
     }
-    managed.take(owner, &difference);
-    managed.set(owner, fields_of(objects.config, schema), now);
+    managed.take(&author.owner, &difference);
+    managed.set(author, fields_of(objects.config, author.schema));
     managed.settle();
     Ok(managed)
 }
@@ -265,22 +265,30 @@ fn without_servers(object: &Value) -> Value {
 mod tests {
     use super::*;
 
-    fn owner(manager: &str, operation: Operation) -> Owner {
-        Owner { manager: manager.into(), operation, api_version: "v1".into(), subresource: String::new() }
+    fn author<'a>(manager: &str, schema: &'a Schema, time: &str) -> Author<'a> {
+        let owner = Owner {
+            manager: manager.into(),
+            operation: Operation::Update,
+            api_version: "v1".into(),
+            subresource: String::new(),
+        };
+        Author { owner, owns_status: false, schema, time: time.into() }
     }
 
     #[test]
     fn updates_take_what_they_change() {
         let schema = crate::schema::builtin("io.k8s.api.core.v1.ConfigMap");
-        let map = |data: Value| json!({"metadata": {"name": "m"}, "data": data});
-        let (a, b) = (owner("a", Operation::Update), owner("b", Operation::Update));
+        let map = |data: Value| json!({"metadata": {"name": "m"}, "data": data, "status": {"of": "nobody"}});
+        let a = author("a", &schema, "t1");
+        let b = |time: &str| author("b", &schema, time);
         let (none, one, two) = (json!({"metadata": {}}), map(json!({"x": "1", "y": "1"})), map(json!({"x": "2"})));
-        let first = update_ownership(&Managed::default(), &a, &none, &one, &schema, "t1");
-        let second = update_ownership(&first, &b, &one, &two, &schema, "t2");
-        assert_eq!(first.fields(&a).unwrap().to_json(), json!({"f:data": {".": {}, "f:x": {}, "f:y": {}}}));
-        assert_eq!(second.fields(&a).unwrap().to_json(), json!({"f:data": {}}));
-        assert_eq!(second.fields(&b).unwrap().to_json(), json!({"f:data": {"f:x": {}}}));
-        let third = update_ownership(&second, &b, &two, &two, &schema, "t3");
+        let first = update_ownership(&Managed::default(), &a, &none, &one);
+        let second = update_ownership(&first, &b("t2"), &one, &two);
+        let fields = |managed: &Managed, author: &Author<'_>| managed.fields(&author.owner).unwrap().to_json();
+        assert_eq!(fields(&first, &a), json!({"f:data": {".": {}, "f:x": {}, "f:y": {}}}));
+        assert_eq!(fields(&second, &a), json!({"f:data": {}}));
+        assert_eq!(fields(&second, &b("")), json!({"f:data": {"f:x": {}}}));
+        let third = update_ownership(&second, &b("t3"), &two, &two);
         assert_eq!(third, second, "a write that changes nothing moves no time");
         assert_eq!(Managed::parse(&second.to_json().unwrap()), second);
     }
@@ -293,8 +301,8 @@ mod tests {
         for i in 0..15 {
             let mut new = old.clone();
             new["data"][format!("k{i}")] = "x".into();
-            let by = owner(&format!("m{i}"), Operation::Update);
-            managed = update_ownership(&managed, &by, &old, &new, &schema, &format!("t{i:02}"));
+            let by = author(&format!("m{i}"), &schema, &format!("t{i:02}"));
+            managed = update_ownership(&managed, &by, &old, &new);
             old = new;
         }
         assert!(managed.entries.len() <= MOST_UPDATERS, "{}", managed.entries.len());

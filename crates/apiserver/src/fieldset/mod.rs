@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-pub use managed::{Applied, Managed, Operation, Owner, apply_ownership, update_ownership};
+pub use managed::{Applied, Author, Managed, Operation, Owner, apply_ownership, update_ownership};
 pub use walk::{fields_of, item_step};
 
 /// A set of paths.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::metadata;
-use crate::fieldset::{Managed, Operation, Owner, update_ownership};
+use crate::fieldset::{Author, Managed, Operation, Owner, update_ownership};
 use crate::kinds::{Deletion, Kind, Status};
 use crate::schema;
 use crate::status::{ApiError, Result};
@@ -59,16 +59,18 @@ pub enum Outcome {
 }
 
 impl Writing<'_> {
-    pub fn owner(&self, operation: Operation) -> Owner {
-        Owner {
+    pub fn author(&self, operation: Operation) -> Author<'_> {
+        let owner = Owner {
             manager: self.manager.to_owned(),
             operation,
             api_version: self.kind.stored().api_version(),
             subresource: self.part.name().to_owned(),
-        }
+        };
+        let owns_status = self.part != Part::Whole || self.kind.status.is_none();
+        Author { owner, owns_status, schema: self.kind.schema(), time: self.time() }
     }
 
-    pub fn time(&self) -> String {
+    fn time(&self) -> String {
         metadata::time(self.now)
     }
 }
@@ -106,8 +108,7 @@ pub fn create(writing: &Writing<'_>, mut object: Value, managed: Option<Managed>
     check(kind, &object, None)?;
     let managed = managed.unwrap_or_else(|| {
         let nothing = serde_json::json!({"metadata": {}});
-        let owner = writing.owner(Operation::Update);
-        update_ownership(&Managed::default(), &owner, &nothing, &object, kind.schema(), &writing.time())
+        update_ownership(&Managed::default(), &writing.author(Operation::Update), &nothing, &object)
     });
     store_ownership(&mut object, &managed)?;
     Ok(object)
@@ -132,9 +133,7 @@ pub fn update(writing: &Writing<'_>, old: &Value, mut new: Value, managed: Optio
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         meta.insert("generation".into(), generation.into());
     }
-    let managed = managed.unwrap_or_else(|| {
-        update_ownership(&before, &writing.owner(Operation::Update), old, &new, kind.schema(), &writing.time())
-    });
+    let managed = managed.unwrap_or_else(|| update_ownership(&before, &writing.author(Operation::Update), old, &new));
     let recorded = Managed::parse(&old["metadata"]["managedFields"]);
     if same_but_ownership(old, &new) && managed.same_owners(&recorded) {
         return Ok(Outcome::Same);

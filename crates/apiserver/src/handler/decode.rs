@@ -6,9 +6,13 @@ use serde_json::Value;
 use super::{Call, object};
 use crate::ResponseBody;
 use crate::auth::User;
+use crate::kinds::Shape;
+use crate::protobuf;
 use crate::request::{FieldValidation, content_type, decode};
 use crate::schema;
 use crate::status::{ApiError, Result};
+
+const SCALE: &str = "io.k8s.api.autoscaling.v1.Scale";
 
 /// A decoded body and what to warn about.
 pub struct Decoded {
@@ -18,9 +22,16 @@ pub struct Decoded {
 
 /// The body of a POST or PUT, or an applied configuration.
 pub fn body(call: &Call<'_>, body: &[u8]) -> Result<Decoded> {
-    let object = decode(body, content_type(&call.parts.headers))?;
+    let media = content_type(&call.parts.headers);
+    let message = match call.kind.shape {
+        Shape::Builtin(name) if call.subresource != Some("scale") => Some(name),
+        Shape::Builtin(_) => Some(SCALE),
+        Shape::Custom(_) => None,
+    };
+    let object = decode(body, media, message)?;
     let duplicates = match validation(call)? {
         FieldValidation::Ignore => vec![],
+        _ if media == protobuf::MEDIA => vec![],
         _ => schema::duplicate_fields(body),
     };
     let warnings = screen(call, &object, duplicates)?;

@@ -10,6 +10,7 @@ use super::object::{Encoded, parse};
 use super::{Answer, Call, metadata};
 use crate::Inner;
 use crate::kinds::{Deletion, Kind};
+use crate::protobuf;
 use crate::request::{Query, content_type, decode};
 use crate::status::{self, ApiError, Result};
 
@@ -46,7 +47,7 @@ impl Options {
     pub fn parse(call: &Call<'_>, body: &[u8]) -> Result<Self> {
         let given = match body.is_empty() {
             true => Value::Null,
-            false => decode(body, content_type(&call.parts.headers))?,
+            false => decode(body, content_type(&call.parts.headers), Some(protobuf::DELETE_OPTIONS))?,
         };
         Self::of(&given, call.query)
     }

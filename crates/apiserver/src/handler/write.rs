@@ -163,8 +163,8 @@ impl Inner {
         self.check_namespace(call, &config)?;
         let nothing = json!({"metadata": {}});
         let objects = Applied { live: &nothing, config: &config, new: &config };
-        let owner = writing.owner(Operation::Apply);
-        let managed = apply_ownership(&Managed::default(), &owner, objects, call.kind.schema(), true, &writing.time())?;
+        let author = writing.author(Operation::Apply);
+        let managed = apply_ownership(&Managed::default(), &author, objects, true)?;
         let admitted = admit::create(writing, config, Some(managed))?;
         self.insert(call, admitted)
     }
@@ -327,15 +327,15 @@ fn plan(
             let mut config = part_of_config(call, config)?;
             metadata::identify(&mut config, call.kind, call.namespace, call.name)?;
             let managed = Managed::parse(&old["metadata"]["managedFields"]);
-            let owner = writing.owner(Operation::Apply);
+            let author = writing.author(Operation::Apply);
             let mut merged = merge_applied(old, &config, schema);
-            if let Some(last) = managed.fields(&owner) {
+            if let Some(last) = managed.fields(&author.owner) {
                 let mut kept = fields_of(&config, schema);
-                kept.add(&managed.of_others(&owner));
+                kept.add(&managed.of_others(&author.owner));
                 remove_given_up(&mut merged, schema, last, &kept);
             }
             let objects = Applied { live: old, config: &config, new: &merged };
-            let managed = apply_ownership(&managed, &owner, objects, schema, *force, &writing.time())?;
+            let managed = apply_ownership(&managed, &author, objects, *force)?;
             admit::update(writing, old, merged, Some(managed))
         }
     }

@@ -170,10 +170,6 @@ impl Strategy {
         view: None,
     };
 
-    pub fn resource(&self) -> Resource {
-        Resource { group: self.group, plural: self.plural, kind: self.kind }
-    }
-
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.into() } else { format!("{}/{}", self.group, self.version) }
@@ -231,6 +227,10 @@ impl Strategy {
 }
 
 impl Kind {
+    pub fn resource(&self) -> Resource {
+        Resource(self.strategy)
+    }
+
     pub fn schema(&self) -> &Arc<Schema> {
         self.schema.get_or_init(|| match self.strategy.shape {
             Shape::Builtin(name) => schema::builtin(name),

@@ -121,7 +121,7 @@ fn delete_from(target: &mut Map<String, Value>, list: &str, removed: &Value) -> 
 }
 
 /// Items that the order names come in that order; the others keep their place relative to their neighbours before.
-fn reorder(items: &mut Vec<Value>, order: &[Value], strategic: Option<&Strategic>) {
+fn reorder(items: &mut [Value], order: &[Value], strategic: Option<&Strategic>) {
     let key = strategic.and_then(|s| s.merge_key.as_deref());
     let id = |item: &Value| match key {
         Some(key) => item.get(key).cloned().unwrap_or(Value::Null),

@@ -61,7 +61,7 @@ pub static SERVICE: &Printer = &Printer {
         let spec = &o["spec"];
         let external = match spec["type"].as_str() {
             Some("ExternalName") => text(&spec["externalName"]),
-            _ => or_none(joined(&spec["externalIPs"], |ip| text(ip))),
+            _ => or_none(joined(&spec["externalIPs"], text)),
         };
         let ports = joined(&spec["ports"], |port| match port["nodePort"].as_i64() {
             Some(node) => format!("{}:{node}/{}", port["port"], text(&port["protocol"])),

@@ -55,7 +55,11 @@ impl Step {
                     let found = path.iter().try_fold(*item, |value, name| value.get(name));
                     found.is_some_and(|found| match found {
                         Value::String(text) => text == wanted,
-                        other => other.to_string() == *wanted,
+                        Value::Number(_) | Value::Bool(_) => {
+                            let found = found.to_string();
+                            found == *wanted
+                        }
+                        _ => false,
                     })
                 };
                 value.as_array().into_iter().flatten().filter(matches).collect()

@@ -1,10 +1,8 @@
 //! The server through kube-rs, as the program's own controllers use it.
 
-mod harness;
-
+use crate::harness::{self, server};
 use api::function::{Function, FunctionSpec, Inline, Source};
 use futures::{StreamExt, TryStreamExt};
-use harness::server;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};

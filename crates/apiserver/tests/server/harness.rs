@@ -1,4 +1,4 @@
-//! A server over a memory store, its in-process client, and a plain HTTP listener for clients outside.
+//! A server over a memory store, its in-process client, and a TLS listener for clients outside.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -52,19 +52,23 @@ pub async fn call(
     (status, serde_json::from_slice(&body).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).into())))
 }
 
-/// Serves the external side on a loopback port until the test's runtime ends.
+/// Serves the external side over TLS on a loopback port until the test's runtime ends.
+///
+/// TLS because kubectl sends its token over nothing else.
 pub async fn listen(server: &ApiServer) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let acceptor = acceptor();
     let external = server.external();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let external = external.clone();
+            let (external, acceptor) = (external.clone(), acceptor.clone());
             let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
                 let answer = external.clone().call(request);
                 async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }
             });
             tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
                 let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                 // A client that goes away in the middle is no failure of the test.
                 let _ = builder.serve_connection(TokioIo::new(stream), service).await;
@@ -72,4 +76,17 @@ pub async fn listen(server: &ApiServer) -> SocketAddr {
         }
     });
     address
+}
+
+fn acceptor() -> tokio_rustls::TlsAcceptor {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config).into()
 }

@@ -1,0 +1,8 @@
+//! The server from outside: through kube-rs, through kubectl, and at its edges.
+
+#![allow(clippy::unwrap_used, reason = "all of it is test code, what stands outside of test functions too")]
+
+mod client;
+mod edges;
+mod harness;
+mod kubectl;
