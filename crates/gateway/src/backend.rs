@@ -1,0 +1,331 @@
+//! One revision, as every gateway thread sees it: its slots and queue behind one short lock.
+//!
+//! Owns: a request's visit from arrival to end, the wait in the queue, pokes. Must not know: HTTP or connections.
+//! The surprise: a waiting request is handed its slot by whoever frees or adds it, on that one's thread, so nobody
+//! wakes up to find that another was faster; and a waiter that vanishes hands the slot on.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use api::wire::{ConcurrencyStat, InstanceLoad, Poke, RevisionKey};
+use tokio::sync::oneshot;
+
+use crate::endpoints::Ready;
+use crate::hub::Hub;
+use crate::metrics::Handles;
+use crate::slots::{Failure, Instance, Refusal, Slots};
+
+/// Requests a revision's queue holds; the next is answered 503.
+pub const QUEUE_BOUND: usize = 10_000;
+/// Pokes of one revision are at least this far apart, so that a burst is one message or two.
+const POKE_GAP_MICROS: u64 = 2_000;
+/// How often a revision is poked while requests wait: a poke may be lost.
+const POKE_AGAIN_MICROS: u64 = 1_000_000;
+/// How long a request to a revision that cannot start waits for it to recover, since its poke may start a new try.
+const FAILURE_GRACE_MICROS: u64 = 1_000_000;
+
+type Grant = Result<Arc<Instance>, Refusal>;
+
+#[derive(Debug)]
+pub(crate) struct Backend {
+    pub key: RevisionKey,
+    /// The Knative Service, which people know.
+    pub service: String,
+    pub metrics: Handles,
+    hub: Arc<Hub>,
+    state: Mutex<State>,
+    last_poke: AtomicU64,
+    poke_owed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct State {
+    slots: Slots<oneshot::Sender<Grant>>,
+    /// In the hub's list of revisions with traffic.
+    active: bool,
+}
+
+/// A request inside the gateway, counted from its arrival until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    backend: Arc<Backend>,
+    instance: Option<Arc<Instance>>,
+    pub started: u64,
+    /// Microseconds in the queue of a request that found no instance.
+    cold: Option<u64>,
+    /// The answer's status; 499 as long as there is none, since then the client went away.
+    pub code: u16,
+}
+
+/// A place in the queue, left by dropping it.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    backend: Arc<Backend>,
+    number: u64,
+    grant: oneshot::Receiver<Grant>,
+}
+
+pub(crate) enum Arrival {
+    Serve,
+    Wait(Ticket),
+    Refused(Refusal),
+}
+
+impl Backend {
+    pub fn new(key: RevisionKey, service: String, limit: u32, metrics: Handles, hub: Arc<Hub>) -> Arc<Self> {
+        let slots = Slots::new(limit, QUEUE_BOUND);
+        Arc::new(Self {
+            key,
+            service,
+            metrics,
+            hub,
+            state: Mutex::new(State { slots, active: false }),
+            last_poke: AtomicU64::new(0),
+            poke_owed: AtomicBool::new(false),
+        })
+    }
+
+    /// No code panics while it holds the lock, so a poisoned one still guards sound state.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request arrives: it gets a slot, or a place in the queue, or a refusal.
+    pub fn arrive(self: &Arc<Self>, now: u64, timeout: u64, dice: impl FnMut(usize) -> usize) -> (Visit, Arrival) {
+        let mut visit =
+            Visit { backend: self.clone(), instance: None, started: now, cold: None, code: Visit::CLIENT_GONE };
+        let mut state = self.lock();
+        if !state.active {
+            state.active = true;
+            state.slots.load.begin(now);
+            self.hub.activate(self.clone());
+        }
+        state.slots.load.enter(now);
+        let arrival = self.seat(state, &mut visit, now, now + timeout, dice);
+        (visit, arrival)
+    }
+
+    fn seat(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, State>,
+        visit: &mut Visit,
+        now: u64,
+        deadline: u64,
+        dice: impl FnMut(usize) -> usize,
+    ) -> Arrival {
+        visit.instance = state.slots.acquire(dice);
+        if visit.instance.is_some() {
+            return Arrival::Serve;
+        }
+        let (sender, grant) = oneshot::channel();
+        let Ok(number) = state.slots.wait(sender, now, deadline) else {
+            return Arrival::Refused(Refusal::QueueFull);
+        };
+        if state.slots.instances().is_empty() && visit.cold.is_none() {
+            visit.cold = Some(0);
+            self.metrics.cold_starts.inc();
+        }
+        self.metrics.queue_depth.set(state.slots.queued() as i64);
+        drop(state);
+        self.poke(now);
+        Arrival::Wait(Ticket { backend: self.clone(), number, grant })
+    }
+
+    /// Tells the autoscaler that requests wait, unless it was told a moment ago; then the hub does so a moment later.
+    pub fn poke(&self, now: u64) {
+        let last = self.last_poke.load(Relaxed);
+        let due = last == 0 || now.saturating_sub(last) >= POKE_GAP_MICROS;
+        if due && self.last_poke.compare_exchange(last, now.max(1), Relaxed, Relaxed).is_ok() {
+            self.poke_owed.store(false, Relaxed);
+            let (queued, in_flight) = {
+                let state = self.lock();
+                let queued = state.slots.queued() as u32;
+                (queued, state.slots.load.inside().saturating_sub(queued))
+            };
+            self.hub.send_poke(Poke { key: self.key.clone(), queued, in_flight });
+        } else if !self.poke_owed.swap(true, Relaxed) {
+            self.hub.wake();
+        }
+    }
+
+    /// What time brings: owed and repeated pokes, suspensions and waits that are over. Says whether to come back soon.
+    pub fn tick(&self, now: u64) -> bool {
+        let (queued, suspended) = {
+            let mut state = self.lock();
+            if state.slots.has_suspended() {
+                state.slots.resume(now);
+                self.settle(&mut state);
+            }
+            for (waiter, refusal) in state.slots.expire(now, FAILURE_GRACE_MICROS) {
+                // A receiver is dropped only after its ticket left the queue under this lock.
+                let _ = waiter.send(Err(refusal));
+            }
+            self.metrics.queue_depth.set(state.slots.queued() as i64);
+            (state.slots.queued() > 0, state.slots.has_suspended())
+        };
+        let silent = now.saturating_sub(self.last_poke.load(Relaxed));
+        let owed = self.poke_owed.load(Relaxed);
+        if queued && (owed || silent >= POKE_AGAIN_MICROS) {
+            self.poke(now);
+        }
+        queued || suspended
+    }
+
+    /// Hands free slots to those who wait.
+    fn settle(&self, state: &mut State) {
+        let mut granted = false;
+        while let Some((waiter, instance)) = state.slots.grant() {
+            granted = true;
+            if let Err(Ok(instance)) = waiter.send(Ok(instance)) {
+                state.slots.release(&instance);
+            }
+        }
+        if granted {
+            self.metrics.queue_depth.set(state.slots.queued() as i64);
+        }
+    }
+
+    /// The instances are now these.
+    pub fn set_instances(&self, ready: &[Ready]) {
+        let lost = {
+            let mut state = self.lock();
+            let lost = state.slots.replace(ready, || self.hub.next_id());
+            self.settle(&mut state);
+            lost
+        };
+        self.metrics.instances.set(ready.len() as i64);
+        if lost {
+            self.hub.sweep();
+        }
+    }
+
+    pub fn set_limit(&self, limit: u32) {
+        let mut state = self.lock();
+        state.slots.set_limit(limit);
+        self.settle(&mut state);
+    }
+
+    pub fn set_failure(&self, failure: Option<Arc<Failure>>) {
+        self.lock().slots.failure = failure;
+    }
+
+    /// What the autoscaler is told once a second; `None` for an interval without any request.
+    pub fn report(&self, now: u64) -> Option<ConcurrencyStat> {
+        let mut state = self.lock();
+        let load = state.slots.load.report(now);
+        let quiet = load.arrived == 0 && load.inside == 0 && load.average == 0.0;
+        let stat = |state: &State| ConcurrencyStat {
+            key: self.key.clone(),
+            average_concurrency: load.average,
+            requests_per_second: load.per_second,
+            in_flight: load.inside,
+            instances: state
+                .slots
+                .instances()
+                .iter()
+                .map(|i| InstanceLoad { pod: i.ready.pod.clone(), in_flight: i.busy() })
+                .collect(),
+        };
+        (!quiet).then(|| stat(&state))
+    }
+
+    /// The report of a revision that has just gone quiet, so that the autoscaler sees the zero.
+    pub fn quiet_report(&self) -> ConcurrencyStat {
+        let state = self.lock();
+        let instances = state.slots.instances().iter();
+        ConcurrencyStat {
+            key: self.key.clone(),
+            average_concurrency: 0.0,
+            requests_per_second: 0.0,
+            in_flight: 0,
+            instances: instances.map(|i| InstanceLoad { pod: i.ready.pod.clone(), in_flight: i.busy() }).collect(),
+        }
+    }
+
+    /// Leaves the hub's list, unless a request came in.
+    pub fn retire(&self) -> bool {
+        let mut state = self.lock();
+        state.active = state.slots.load.inside() > 0;
+        !state.active
+    }
+}
+
+impl Visit {
+    /// Counted like a status, as nginx does: the client did not wait for an answer.
+    pub const CLIENT_GONE: u16 = 499;
+
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
+    /// The instance whose slot this request holds.
+    pub fn instance(&self) -> Option<&Arc<Instance>> {
+        self.instance.as_ref()
+    }
+
+    /// Gives the slot back and asks for another. `rest` keeps the instance from getting requests for that long.
+    pub fn again(&mut self, now: u64, deadline: u64, rest: Option<u64>, dice: impl FnMut(usize) -> usize) -> Arrival {
+        let backend = self.backend.clone();
+        let mut state = backend.lock();
+        if let Some(instance) = self.instance.take() {
+            if let Some(rest) = rest {
+                state.slots.suspend(&instance, now + rest);
+            }
+            state.slots.release(&instance);
+            backend.settle(&mut state);
+        }
+        if rest.is_some() {
+            backend.hub.wake();
+        }
+        backend.seat(state, self, now, deadline, dice)
+    }
+
+    /// Waits for the queue's verdict.
+    pub async fn wait(&mut self, mut ticket: Ticket) -> Result<(), Refusal> {
+        // The sender is dropped without a word only with the back end itself, which the ticket keeps alive.
+        let grant = (&mut ticket.grant).await.unwrap_or(Err(Refusal::TimedOut));
+        self.instance = Some(grant?);
+        if self.cold.is_some() {
+            self.cold = Some(self.backend.hub.micros().saturating_sub(self.started));
+        }
+        Ok(())
+    }
+
+    /// The answer has begun.
+    pub fn first_byte(&mut self, code: u16) {
+        self.code = code;
+        if let Some(queued) = self.cold.take() {
+            let total = self.backend.hub.micros().saturating_sub(self.started);
+            self.backend.metrics.cold(queued as f64 / 1e6, total.saturating_sub(queued) as f64 / 1e6);
+        }
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let now = self.backend.hub.micros();
+        let mut state = self.backend.lock();
+        state.slots.load.leave(now);
+        if let Some(instance) = self.instance.take() {
+            state.slots.release(&instance);
+            if state.slots.queued() > 0 {
+                self.backend.settle(&mut state);
+            }
+        }
+        drop(state);
+        self.backend.metrics.answered(self.code, now.saturating_sub(self.started) as f64 / 1e6);
+    }
+}
+
+/// Either the ticket is still queued, or its grant lies in the channel: both change only under the lock.
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut state = self.backend.lock();
+        if state.slots.cancel(self.number) {
+            self.backend.metrics.queue_depth.set(state.slots.queued() as i64);
+        } else if let Ok(Ok(instance)) = self.grant.try_recv() {
+            state.slots.release(&instance);
+            self.backend.settle(&mut state);
+        }
+    }
+}

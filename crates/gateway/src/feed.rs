@@ -1,0 +1,277 @@
+//! What the request path reads: two immutable tables, and the back ends behind them.
+//!
+//! Owns: turning object changes into new tables and new instances, at once and without a request ever waiting for it.
+//! Must not know: where objects come from (`watch` brings them from an API server, tests by hand). The surprise: an
+//! EndpointSlice may be seen before the Ingress that names its back end, so slices are kept whether used or not.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use api::condition::{Condition, is_false};
+use api::networking::{Ingress, SplitPolicy};
+use api::serving::Revision;
+use api::wire::RevisionKey;
+use arc_swap::ArcSwap;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt;
+use tokio::sync::watch;
+
+use crate::backend::Backend;
+use crate::endpoints::{self, Ready};
+use crate::hub::Hub;
+use crate::slots::Failure;
+use crate::table::{self, Compiled, Side, Table};
+
+pub(crate) type Name = (String, String);
+
+/// The tables of both listeners.
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    pub public: Table<Arc<Backend>>,
+    pub internal: Table<Arc<Backend>>,
+    /// Whether a missing host is missing, or only not seen yet.
+    pub complete: bool,
+}
+
+/// Takes objects in and publishes what the request path reads.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    hub: Arc<Hub>,
+    tables: ArcSwap<Tables>,
+    sources: Mutex<Sources>,
+    synced: watch::Sender<bool>,
+}
+
+/// An Ingress, compiled, and the back ends it names.
+#[derive(Debug)]
+struct Source {
+    compiled: Compiled<Arc<Backend>>,
+    names: HashSet<RevisionKey>,
+}
+
+#[derive(Debug, Default)]
+struct Sources {
+    ingresses: BTreeMap<Name, Source>,
+    slices: HashMap<RevisionKey, BTreeMap<String, Vec<Ready>>>,
+    failures: HashMap<RevisionKey, Arc<Failure>>,
+    backends: HashMap<RevisionKey, Arc<Backend>>,
+}
+
+impl Feed {
+    pub(crate) fn new(hub: Arc<Hub>) -> Self {
+        let (synced, _) = watch::channel(false);
+        let (tables, sources) = (ArcSwap::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { hub, tables, sources, synced }) }
+    }
+
+    pub(crate) fn tables(&self) -> arc_swap::Guard<Arc<Tables>> {
+        self.inner.tables.load()
+    }
+
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.inner.hub
+    }
+
+    /// Becomes true once everything there was at the start has been published.
+    pub fn synced(&self) -> watch::Receiver<bool> {
+        self.inner.synced.subscribe()
+    }
+
+    /// An Ingress as it is now. Visible to requests after [`Feed::publish`].
+    pub fn ingress(&self, ingress: &Ingress) {
+        let mut sources = self.sources();
+        let Sources { backends, slices, failures, .. } = &mut *sources;
+        let mut names = HashSet::new();
+        let compiled = table::compile(ingress, &mut |key, policy| {
+            names.insert(key.clone());
+            self.resolve(backends, slices, failures, key, policy)
+        });
+        sources.ingresses.insert(name(ingress), Source { compiled, names });
+    }
+
+    fn resolve(
+        &self,
+        backends: &mut HashMap<RevisionKey, Arc<Backend>>,
+        slices: &HashMap<RevisionKey, BTreeMap<String, Vec<Ready>>>,
+        failures: &HashMap<RevisionKey, Arc<Failure>>,
+        key: RevisionKey,
+        policy: &SplitPolicy,
+    ) -> Arc<Backend> {
+        let limit = u32::try_from(policy.container_concurrency).unwrap_or(0);
+        if let Some(known) = backends.get(&key) {
+            known.set_limit(limit);
+            return known.clone();
+        }
+        let hub = &self.inner.hub;
+        let metrics = hub.metrics.backend(&key, &policy.service);
+        let backend = Backend::new(key.clone(), policy.service.clone(), limit, metrics, hub.clone());
+        backend.set_instances(&merged(slices.get(&key)));
+        backend.set_failure(failures.get(&key).cloned());
+        backends.insert(key, backend.clone());
+        backend
+    }
+
+    pub fn remove_ingress(&self, ingress: &Ingress) {
+        self.sources().ingresses.remove(&name(ingress));
+    }
+
+    /// After a new list: what was not in it is gone.
+    pub(crate) fn retain_ingresses(&self, seen: &HashSet<Name>) {
+        self.sources().ingresses.retain(|name, _| seen.contains(name));
+    }
+
+    /// Replaces the tables by what the Ingresses say now, and forgets back ends that none names.
+    pub fn publish(&self) {
+        let mut sources = self.sources();
+        let named: HashSet<RevisionKey> =
+            sources.ingresses.values().flat_map(|source| source.names.iter().cloned()).collect();
+        sources.backends.retain(|key, _| named.contains(key));
+        let all = || sources.ingresses.values().map(|source| &source.compiled);
+        self.inner.tables.store(Arc::new(Tables {
+            public: Table::assemble(Side::Public, all()),
+            internal: Table::assemble(Side::Internal, all()),
+            complete: *self.inner.synced.borrow(),
+        }));
+    }
+
+    /// Everything there was at the start has been seen: from now on an unknown host does not exist.
+    pub fn complete(&self) {
+        self.inner.synced.send_replace(true);
+        self.publish();
+    }
+
+    /// An EndpointSlice as it is now; its instances take requests at once.
+    pub fn slice(&self, slice: &EndpointSlice) {
+        if let Some(key) = endpoints::key(slice) {
+            let ready = endpoints::ready(slice);
+            self.update_slice(key, slice.name_any(), Some(ready));
+        }
+    }
+
+    pub fn remove_slice(&self, slice: &EndpointSlice) {
+        if let Some(key) = endpoints::key(slice) {
+            self.update_slice(key, slice.name_any(), None);
+        }
+    }
+
+    fn update_slice(&self, key: RevisionKey, name: String, ready: Option<Vec<Ready>>) {
+        let mut sources = self.sources();
+        let slices = sources.slices.entry(key.clone()).or_default();
+        match ready {
+            Some(ready) => slices.insert(name, ready),
+            None => slices.remove(&name),
+        };
+        let ready = merged(Some(slices));
+        if slices.is_empty() {
+            sources.slices.remove(&key);
+        }
+        if let Some(backend) = sources.backends.get(&key) {
+            backend.set_instances(&ready);
+        }
+    }
+
+    /// After a new list of slices; `seen` holds namespace and name.
+    pub(crate) fn retain_slices(&self, seen: &HashSet<Name>) {
+        let known = |sources: &Sources| -> Vec<(RevisionKey, String)> {
+            let all = sources.slices.iter();
+            all.flat_map(|(key, slices)| slices.keys().map(|name| (key.clone(), name.clone()))).collect()
+        };
+        let known = known(&self.sources());
+        for (key, name) in known {
+            if !seen.contains(&(key.namespace.clone(), name.clone())) {
+                self.update_slice(key, name, None);
+            }
+        }
+    }
+
+    /// A Revision as it is now: whether it can start at all, and why not.
+    pub fn revision(&self, revision: &Revision) {
+        let failure = revision.status.as_ref().and_then(|status| failure(&status.conditions));
+        self.set_failure(revision_key(revision), failure.map(Arc::new));
+    }
+
+    pub fn remove_revision(&self, revision: &Revision) {
+        self.set_failure(revision_key(revision), None);
+    }
+
+    fn set_failure(&self, key: RevisionKey, failure: Option<Arc<Failure>>) {
+        let mut sources = self.sources();
+        if let Some(backend) = sources.backends.get(&key) {
+            backend.set_failure(failure.clone());
+        }
+        match failure {
+            Some(failure) => sources.failures.insert(key, failure),
+            None => sources.failures.remove(&key),
+        };
+    }
+
+    /// After a new list of Revisions.
+    pub(crate) fn retain_revisions(&self, seen: &HashSet<Name>) {
+        let failed: Vec<_> = self.sources().failures.keys().cloned().collect();
+        for key in failed {
+            if !seen.contains(&(key.namespace.clone(), key.revision.clone())) {
+                self.set_failure(key, None);
+            }
+        }
+    }
+
+    /// No code panics while it holds the lock, so a poisoned one still guards sound state.
+    fn sources(&self) -> std::sync::MutexGuard<'_, Sources> {
+        self.inner.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn name(ingress: &Ingress) -> Name {
+    (ingress.namespace().unwrap_or_default(), ingress.name_any())
+}
+
+fn revision_key(revision: &Revision) -> RevisionKey {
+    RevisionKey { namespace: revision.namespace().unwrap_or_default(), revision: revision.name_any() }
+}
+
+/// A service's slices as one list, without duplicates: an endpoint may be in two slices for a moment.
+fn merged(slices: Option<&BTreeMap<String, Vec<Ready>>>) -> Vec<Ready> {
+    let mut all: Vec<Ready> = slices.into_iter().flat_map(BTreeMap::values).flatten().cloned().collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// Why a revision cannot start. A revision without traffic is not ready either, but its container is not to blame.
+fn failure(conditions: &[Condition]) -> Option<Failure> {
+    let broken = ["ContainerHealthy", "ResourcesAvailable"].into_iter().find(|type_| is_false(conditions, type_))?;
+    let condition = api::condition::find(conditions, broken)?;
+    Some(Failure { reason: condition.reason.clone(), message: condition.message.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_fails_for_its_container_or_its_resources() {
+        let condition = |type_: &str, status: &str| Condition {
+            type_: type_.into(),
+            status: status.into(),
+            severity: String::new(),
+            last_transition_time: None,
+            reason: format!("{type_}Reason"),
+            message: String::new(),
+        };
+        let rows = [
+            (vec![], None),
+            (vec![condition("ContainerHealthy", "True")], None),
+            (vec![condition("Active", "False"), condition("ContainerHealthy", "Unknown")], None),
+            (vec![condition("ContainerHealthy", "False")], Some("ContainerHealthyReason")),
+            (vec![condition("ResourcesAvailable", "False")], Some("ResourcesAvailableReason")),
+        ];
+        for (conditions, want) in rows {
+            assert_eq!(failure(&conditions).map(|f| f.reason).as_deref(), want, "{conditions:?}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Brings objects from the API server to the [`Feed`].
+//!
+//! Owns: three watches, each of which starts over by itself for as long as the gateway runs. Must not know: what the
+//! objects mean. The surprise: changes that arrive together are published together, so a burst costs one new table.
+
+use std::collections::HashSet;
+use std::pin::pin;
+
+use futures::StreamExt;
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+use crate::feed::{Feed, Name};
+
+/// Changes applied before the tables are published at the latest.
+const BATCH: usize = 256;
+
+/// Which watches have brought their first list.
+enum First {
+    Ingresses,
+    Slices,
+    Revisions,
+}
+
+/// Runs until it is dropped.
+pub(crate) async fn run(client: Client, feed: &Feed) {
+    let (first, mut listed) = mpsc::channel(8);
+    let ingresses = follow(
+        Api::all(client.clone()),
+        first.clone(),
+        || First::Ingresses,
+        |event| match event {
+            Change::Now(ingress) => feed.ingress(&ingress),
+            Change::Gone(ingress) => feed.remove_ingress(&ingress),
+            Change::Listed(seen) => feed.retain_ingresses(&seen),
+            Change::Flush => feed.publish(),
+        },
+    );
+    let slices = follow(
+        Api::all(client.clone()),
+        first.clone(),
+        || First::Slices,
+        |event| match event {
+            Change::Now(slice) => feed.slice(&slice),
+            Change::Gone(slice) => feed.remove_slice(&slice),
+            Change::Listed(seen) => feed.retain_slices(&seen),
+            Change::Flush => {}
+        },
+    );
+    let revisions = follow(
+        Api::all(client),
+        first,
+        || First::Revisions,
+        |event| match event {
+            Change::Now(revision) => feed.revision(&revision),
+            Change::Gone(revision) => feed.remove_revision(&revision),
+            Change::Listed(seen) => feed.retain_revisions(&seen),
+            Change::Flush => {}
+        },
+    );
+    let completion = async {
+        let (mut seen_ingresses, mut seen_slices) = (false, false);
+        while let Some(which) = listed.recv().await {
+            match which {
+                First::Ingresses => seen_ingresses = true,
+                First::Slices => seen_slices = true,
+                // A revision's failure only words an answer; nothing waits for it.
+                First::Revisions => {}
+            }
+            if seen_ingresses && seen_slices && !*feed.synced().borrow() {
+                feed.complete();
+            }
+        }
+    };
+    tokio::join!(ingresses, slices, revisions, completion);
+}
+
+enum Change<K> {
+    Now(K),
+    Gone(K),
+    /// A whole list has been seen, with these names.
+    Listed(HashSet<Name>),
+    /// Nothing more is known for now.
+    Flush,
+}
+
+async fn follow<K>(api: Api<K>, first: mpsc::Sender<First>, which: impl Fn() -> First, on_change: impl Fn(Change<K>))
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    let events = watch(api, watcher::Config::default()).default_backoff().ready_chunks(BATCH);
+    let mut events = pin!(events);
+    let mut seen = HashSet::new();
+    while let Some(batch) = events.next().await {
+        let mut listed = false;
+        for event in batch {
+            match event {
+                Ok(Event::Apply(object)) => on_change(Change::Now(object)),
+                Ok(Event::Delete(object)) => on_change(Change::Gone(object)),
+                Ok(Event::Init) => seen.clear(),
+                Ok(Event::InitApply(object)) => {
+                    seen.insert((object.namespace().unwrap_or_default(), object.name_any()));
+                    on_change(Change::Now(object));
+                }
+                Ok(Event::InitDone) => {
+                    on_change(Change::Listed(std::mem::take(&mut seen)));
+                    listed = true;
+                }
+                // The watcher backs off and lists again; the last published table goes on serving.
+                Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted, trying again"),
+            }
+        }
+        on_change(Change::Flush);
+        if listed {
+            // Only a completion loop that ended could refuse, and it lives as long as this future.
+            let _ = first.send(which()).await;
+        }
+    }
+}
