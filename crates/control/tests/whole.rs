@@ -1,6 +1,8 @@
 //! Every controller against the real API server in memory, with a scripted node: from a Function to an instance,
 //! to none, to one again, and to nothing left.
 
+#![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+
 use std::time::Duration;
 
 use api::autoscaling::PodAutoscaler;

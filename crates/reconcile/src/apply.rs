@@ -7,7 +7,7 @@ use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Pre
 use kube::core::{ApiResource, GroupVersionKind, Request};
 use serde_json::Value;
 
-use crate::cache::Caches;
+use crate::caches::Caches;
 use crate::error::{Class, Error};
 use crate::plan::{Plan, Propagation, Target, Write};
 

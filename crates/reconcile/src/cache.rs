@@ -4,20 +4,18 @@
 //! surprise: answers to our own writes are put in too ([`Cache::observe`]), so that readers see their own writes.
 //! A copy is only as new as its watch; `managedFields` are dropped.
 
-use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::plan::Target;
-use crate::view::{Key, Kind, View, controller_of};
+use crate::caches::{AnyCache, AnySubscriber, Held, HeldChange};
+use crate::view::{Key, Kind, controller_of};
 
 /// What happened to one object, as a subscriber is told.
 #[derive(Debug)]
@@ -287,45 +285,6 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the applier and the collection of all caches need of one cache, whatever its kind.
-trait AnyCache: Send + Sync {
-    fn epoch(&self) -> u64;
-    fn observe(&self, value: Value, epoch: u64);
-    fn forget(&self, key: &Key, uid: &str);
-    fn watch(self: Arc<Self>, client: Client, shutdown: CancellationToken) -> futures::future::BoxFuture<'static, ()>;
-    fn wait(self: Arc<Self>) -> futures::future::BoxFuture<'static, ()>;
-    fn held(&self, key: &Key) -> Option<Held>;
-    fn dependents(&self, uid: &str) -> Vec<Held>;
-    fn in_namespace(&self, namespace: &str) -> Vec<Held>;
-    fn subscribe_any(&self, f: AnySubscriber);
-}
-
-type AnySubscriber = Arc<dyn Fn(&HeldChange) + Send + Sync>;
-
-/// The metadata of one known object, whatever its kind.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Held {
-    pub target: Target,
-    pub meta: ObjectMeta,
-}
-
-impl Held {
-    pub fn of<K: Kind>(object: &K) -> Self {
-        Self { target: Target::of(object), meta: object.meta().clone() }
-    }
-
-    pub fn uid(&self) -> &str {
-        self.meta.uid.as_deref().unwrap_or_default()
-    }
-}
-
-/// A [`Change`] of an object of any kind.
-#[derive(Debug)]
-pub struct HeldChange {
-    pub old: Option<Held>,
-    pub new: Option<Held>,
-}
-
 impl<K: Kind> AnyCache for Cache<K> {
     fn epoch(&self) -> u64 {
         self.read().epoch
@@ -399,135 +358,6 @@ impl<K: Kind> Cache<K> {
             Change { key, old, new }
         };
         self.tell(&[change]);
-    }
-}
-
-/// All caches of one process: one per kind, shared by every controller.
-#[derive(Clone, Default)]
-pub struct Caches {
-    by_type: Arc<HashMap<TypeId, Entry>>,
-    by_name: Arc<HashMap<(String, String), Arc<dyn AnyCache>>>,
-}
-
-struct Entry {
-    typed: Arc<dyn Any + Send + Sync>,
-    any: Arc<dyn AnyCache>,
-}
-
-/// Collects caches before they are shared.
-#[derive(Default)]
-pub struct CachesBuilder {
-    by_type: HashMap<TypeId, Entry>,
-    by_name: HashMap<(String, String), Arc<dyn AnyCache>>,
-}
-
-impl CachesBuilder {
-    pub fn with<K: Kind>(mut self, cache: Cache<K>) -> Self {
-        let cache = Arc::new(cache);
-        let name = (K::api_version(&()).into_owned(), K::kind(&()).into_owned());
-        self.by_name.insert(name, cache.clone());
-        self.by_type.insert(TypeId::of::<K>(), Entry { typed: cache.clone(), any: cache });
-        self
-    }
-
-    /// A plain cache of this kind with an index for each of these labels.
-    pub fn kind<K: Kind>(self, labels: &[&'static str]) -> Self {
-        self.with(Cache::<K>::new(labels))
-    }
-
-    pub fn build(self) -> Caches {
-        Caches { by_type: Arc::new(self.by_type), by_name: Arc::new(self.by_name) }
-    }
-}
-
-impl Caches {
-    pub fn builder() -> CachesBuilder {
-        CachesBuilder::default()
-    }
-
-    /// The cache of a kind. Panics for a kind that was not named to the builder: a mistake in wiring, found by
-    /// the first start.
-    pub fn of<K: Kind>(&self) -> Arc<Cache<K>> {
-        let entry = self.by_type.get(&TypeId::of::<K>());
-        let typed = entry.unwrap_or_else(|| panic!("no cache for {}", K::kind(&()))).typed.clone();
-        typed.downcast().expect("an entry is stored under its own type")
-    }
-
-    /// Watches every kind until shutdown.
-    pub async fn run(&self, client: Client, shutdown: CancellationToken) {
-        let mut watches = tokio::task::JoinSet::new();
-        for entry in self.by_type.values() {
-            watches.spawn(entry.any.clone().watch(client.clone(), shutdown.clone()));
-        }
-        while watches.join_next().await.is_some() {}
-    }
-
-    /// Ends when the first list of every kind is complete.
-    pub async fn synced(&self) {
-        futures::future::join_all(self.by_type.values().map(|e| e.any.clone().wait())).await;
-    }
-
-    /// The metadata of an object of any watched kind.
-    pub fn held(&self, target: &Target) -> Option<Held> {
-        self.named(target)?.held(&Key::new(&target.namespace, &target.name))
-    }
-
-    /// Every known object, of any watched kind, that names this uid among its owners.
-    pub fn dependents(&self, uid: &str) -> Vec<Held> {
-        self.by_name.values().flat_map(|c| c.dependents(uid)).collect()
-    }
-
-    /// Every known object of a namespace.
-    pub fn in_namespace(&self, namespace: &str) -> Vec<Held> {
-        let mut held: Vec<Held> = self.by_name.values().flat_map(|c| c.in_namespace(namespace)).collect();
-        held.retain(|h| h.target.namespace == namespace);
-        held
-    }
-
-    /// Calls `f` for every object of every watched kind and for each later change, like [`Cache::subscribe`].
-    pub fn subscribe_all(&self, f: impl Fn(&HeldChange) + Send + Sync + 'static) {
-        let f: AnySubscriber = Arc::new(f);
-        self.by_name.values().for_each(|c| c.subscribe_any(f.clone()));
-    }
-
-    pub(crate) fn epoch(&self, target: &Target) -> u64 {
-        self.named(target).map_or(0, |c| c.epoch())
-    }
-
-    /// Takes in the answer to a write that was sent in `epoch`.
-    pub(crate) fn observe(&self, target: &Target, value: Value, epoch: u64) {
-        if let Some(cache) = self.named(target) {
-            cache.observe(value, epoch);
-        }
-    }
-
-    /// The object is gone, as the answer to our own delete said.
-    pub(crate) fn forget(&self, target: &Target, uid: &str) {
-        if let Some(cache) = self.named(target) {
-            cache.forget(&Key::new(&target.namespace, &target.name), uid);
-        }
-    }
-
-    fn named(&self, target: &Target) -> Option<&Arc<dyn AnyCache>> {
-        self.by_name.get(&(target.api_version.clone(), target.kind.clone()))
-    }
-}
-
-impl View for Caches {
-    fn get<K: Kind>(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
-        self.of::<K>().get(namespace, name)
-    }
-
-    fn list<K: Kind>(&self, namespace: &str) -> Vec<Arc<K>> {
-        self.of::<K>().list(namespace)
-    }
-
-    fn controlled_by<K: Kind>(&self, uid: &str) -> Vec<Arc<K>> {
-        self.of::<K>().controlled_by(uid)
-    }
-
-    fn labelled<K: Kind>(&self, namespace: &str, label: &str, value: &str) -> Vec<Arc<K>> {
-        self.of::<K>().labelled(namespace, label, value)
     }
 }
 

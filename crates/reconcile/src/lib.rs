@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod cache;
+pub mod caches;
 mod error;
 pub mod finalizer;
 pub mod gate;
@@ -16,7 +17,8 @@ pub mod table;
 pub mod view;
 
 pub use apply::Applier;
-pub use cache::{Cache, Caches, Change, Held, HeldChange};
+pub use cache::{Cache, Change};
+pub use caches::{Caches, Held, HeldChange};
 pub use error::{Class, Error};
 pub use plan::{Plan, Propagation, Target, Write};
 pub use queue::Queue;

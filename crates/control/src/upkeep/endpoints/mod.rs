@@ -5,18 +5,20 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use api::names::label;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use reconcile::{Applier, Caches, Change, Controller, Key, Plan, View, runner, view};
+use reconcile::{Applier, Cache, Caches, Change, Controller, Key, Plan, View, runner, view};
 
 use crate::ownership::Labels;
 
 pub fn controller(caches: &Caches, applier: Applier, clock: api::Clock) -> Controller {
     let (view, services) = (caches.clone(), caches.of::<Service>());
+    let handmade = handmade(&services);
     Controller::planned("endpoints", clock, applier, move |key, now| gather(&view, key, now))
         .workers(8)
         .watch(&caches.of::<Service>(), runner::itself)
@@ -26,19 +28,44 @@ pub fn controller(caches: &Caches, applier: Applier, clock: api::Clock) -> Contr
             {
                 return vec![];
             }
-            selecting(&services, change)
+            selecting(&services, &handmade, change)
         })
 }
 
-/// The Services that select a changed pod. A Revision's pods are selected by the Service of its name; only other
-/// pods are held against every selector of their namespace.
-fn selecting(services: &reconcile::Cache<Service>, change: &Change<Pod>) -> Vec<Key> {
+/// The Services that select a changed pod. A Revision's pods are selected by the Service of its name, and perhaps by
+/// one that a person made: only those few are held against the pod, not one per Revision of the namespace.
+fn selecting(services: &Cache<Service>, handmade: &Handmade, change: &Change<Pod>) -> Vec<Key> {
     let namespace = &change.key.namespace;
-    if let Some(revision) = change.either().find_map(|p| view::label(p.as_ref(), label::REVISION)) {
-        return vec![Key::new(namespace, revision)];
-    }
-    let selected = |service: &Service| change.either().any(|p| plan::selects(service, p));
-    services.filter(namespace, selected).iter().map(|s| Key::of(s.as_ref())).collect()
+    let of_revision = change.either().find_map(|p| view::label(p.as_ref(), label::REVISION));
+    let mut keys: Vec<Key> = of_revision.map(|r| Key::new(namespace, r)).into_iter().collect();
+    let known = handmade.lock().unwrap_or_else(PoisonError::into_inner);
+    let here = known.range(Key::new(namespace, "")..).take_while(|k| k.namespace == *namespace);
+    keys.extend(
+        here.filter(|k| {
+            services.get(namespace, &k.name).is_some_and(|s| change.either().any(|p| plan::selects(&s, p)))
+        })
+        .cloned(),
+    );
+    keys
+}
+
+/// Services with a selector that are not a Revision's own.
+type Handmade = Arc<Mutex<BTreeSet<Key>>>;
+
+fn handmade(services: &Cache<Service>) -> Handmade {
+    let known = Handmade::default();
+    let remembered = known.clone();
+    services.subscribe(move |change| {
+        let theirs =
+            |s: &Arc<Service>| plan::selector(s).is_some() && view::label(s.as_ref(), label::REVISION).is_none();
+        let mut known = remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if change.new.as_ref().is_some_and(theirs) {
+            known.insert(change.key.clone());
+        } else {
+            known.remove(&change.key);
+        }
+    });
+    known
 }
 
 fn gather(view: &impl View, key: &Key, _: Timestamp) -> Plan {
