@@ -11,6 +11,10 @@ use crate::function::{Runtime, Source};
 
 pub const CONDITIONS: ConditionSet = ConditionSet::batch(&[]);
 pub const SUCCEEDED: &str = "Succeeded";
+/// Below a namespace: the repository that holds uploaded sources.
+pub const SOURCES: &str = "sources";
+/// How the uids of sandboxes begin in which builds run: they are no pods, and a node leaves them alone.
+pub const SANDBOX_PREFIX: &str = "build-";
 
 pub mod reason {
     pub const RUNNING: &str = "Running";
