@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::core::{ApiResource, GroupVersionKind, Request};
 use serde_json::Value;
 
-use crate::caches::Caches;
+use crate::caches::{Caches, Held};
 use crate::error::{Class, Error};
 use crate::plan::{Plan, Propagation, Target, Write};
 
@@ -130,6 +131,26 @@ pub async fn get_live(client: &Client, target: &Target) -> Result<Option<Value>,
         Err(error) if error.class() == Class::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Lists the objects of one kind in one namespace past all caches.
+pub async fn list_live(client: &Client, api_version: &str, kind: &str, namespace: &str) -> Result<Vec<Held>, Error> {
+    let target = Target {
+        api_version: api_version.to_owned(),
+        kind: kind.to_owned(),
+        namespace: namespace.to_owned(),
+        name: String::new(),
+    };
+    let fail =
+        |source: kube::Error| Error::Api { action: "list", target: Box::new(target.clone()), source: Box::new(source) };
+    let request =
+        Request::new(url_path(&target)).list(&Default::default()).map_err(|e| fail(kube::Error::BuildRequest(e)))?;
+    let list = client.request::<Value>(request).await.map_err(fail)?;
+    let held = |item: &Value| {
+        let meta: ObjectMeta = serde_json::from_value(item["metadata"].clone()).ok()?;
+        Some(Held { target: Target { name: meta.name.clone()?, ..target.clone() }, meta })
+    };
+    Ok(list["items"].as_array().into_iter().flatten().filter_map(held).collect())
 }
 
 fn url_path(target: &Target) -> String {

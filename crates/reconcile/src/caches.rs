@@ -78,6 +78,11 @@ impl Caches {
         futures::future::join_all(self.by_type.values().map(|e| e.any.clone().wait())).await;
     }
 
+    /// The apiVersion and kind of everything that is watched.
+    pub fn kinds(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.by_name.keys().map(|(api_version, kind)| (api_version.as_str(), kind.as_str()))
+    }
+
     /// The metadata of an object of any watched kind.
     pub fn held(&self, target: &Target) -> Option<Held> {
         self.named(target)?.held(&Key::new(&target.namespace, &target.name))

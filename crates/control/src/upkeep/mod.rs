@@ -11,6 +11,9 @@ pub mod replicaset;
 
 use k8s_openapi::api::core::v1::Pod;
 
+/// Kinds whose objects lie in no namespace.
+const CLUSTER_KINDS: [&str; 4] = ["Node", "Namespace", "CustomResourceDefinition", "PersistentVolume"];
+
 /// Whether a pod has ended for good.
 pub fn is_finished(pod: &Pod) -> bool {
     matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))

@@ -12,9 +12,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Client;
 use reconcile::{Applier, Caches, Controller, Error, HeldChange, Requeue, Target, apply};
 
-/// Owners of these kinds are found without a namespace.
-const CLUSTER_KINDS: [&str; 4] = ["Node", "Namespace", "CustomResourceDefinition", "PersistentVolume"];
-
 pub fn controller(caches: &Caches, applier: Applier, client: Client) -> Controller<Target> {
     let reading = caches.clone();
     Controller::new("gc", move |target: Target| {
@@ -74,7 +71,7 @@ async fn is_live(client: &Client, dependent: &Target, owner: &OwnerReference) ->
 }
 
 fn owner_target(dependent: &Target, owner: &OwnerReference) -> Target {
-    let cluster_wide = CLUSTER_KINDS.contains(&owner.kind.as_str());
+    let cluster_wide = super::CLUSTER_KINDS.contains(&owner.kind.as_str());
     Target {
         api_version: owner.api_version.clone(),
         kind: owner.kind.clone(),

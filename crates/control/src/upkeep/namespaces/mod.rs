@@ -4,10 +4,14 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use k8s_openapi::api::core::v1::{Event, Namespace};
-use kube::api::{DeleteParams, ListParams};
-use kube::{Api, Client, ResourceExt};
-use reconcile::{Applier, Caches, Controller, Error, Key, Requeue, Target, runner};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Client;
+use reconcile::{Applier, Caches, Controller, Error, Held, Key, Requeue, apply, runner};
+
+/// No watch tells that the last Events are gone.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 pub fn controller(caches: &Caches, applier: Applier, client: Client) -> Controller {
     let reading = caches.clone();
@@ -31,27 +35,26 @@ pub fn controller(caches: &Caches, applier: Applier, client: Client) -> Controll
 async fn empty(caches: &Caches, applier: &Applier, client: &Client, key: &Key) -> Result<Requeue, Error> {
     let Some(namespace) = caches.of::<Namespace>().get("", &key.name) else { return Ok(None) };
     let plan = plan::plan(&namespace, caches.in_namespace(&key.name));
-    if plan::is_last_step(&plan) {
-        delete_events(client, &key.name).await?;
+    if !plan::is_last_step(&plan) {
+        applier.apply(&plan).await?;
+        return Ok(None);
     }
-    applier.apply(&plan).await?;
-    Ok(None)
+    // Each cache has its own watch: one may not yet show what was made just before the end.
+    let left = live(caches, client, &key.name).await?;
+    if left.is_empty() {
+        applier.apply(&plan).await?;
+        return Ok(None);
+    }
+    applier.apply(&plan::plan(&namespace, left)).await?;
+    Ok(Some(LOOK_AGAIN))
 }
 
-/// Events are not watched by anybody here; they are swept once, when nothing is left to make more.
-async fn delete_events(client: &Client, namespace: &str) -> Result<(), Error> {
-    let fail = |source: kube::Error| Error::Api {
-        action: "delete events of",
-        target: Box::new(Target::named::<Namespace>("", namespace)),
-        source: Box::new(source),
-    };
-    let api: Api<Event> = Api::namespaced(client.clone(), namespace);
-    for event in api.list(&ListParams::default()).await.map_err(fail)? {
-        match api.delete(&event.name_any(), &DeleteParams::default()).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(error) => return Err(fail(error)),
-        }
+/// What really is in the namespace, Events included, which nobody here watches.
+async fn live(caches: &Caches, client: &Client, namespace: &str) -> Result<Vec<Held>, Error> {
+    let namespaced = caches.kinds().filter(|(_, kind)| !super::CLUSTER_KINDS.contains(kind));
+    let mut left = vec![];
+    for (api_version, kind) in namespaced.chain([("v1", "Event")]) {
+        left.extend(apply::list_live(client, api_version, kind, namespace).await?);
     }
-    Ok(())
+    Ok(left)
 }
