@@ -6,6 +6,7 @@ child enters its namespaces, gives everything up, and only then may user code be
 and stays small, since a fork copies its page tables, and every page a child touches is copied once more.
 """
 
+import asyncio
 import ctypes
 import gc
 import json
@@ -25,6 +26,8 @@ MESSAGE_FDS = 128
 COULD_NOT_START = 128
 # Under pressure the kernel takes a sandbox before it takes the platform.
 OOM_SCORE = b"500"
+# The interpreter settles after eight.
+WARM_UP_ROUNDS = 20
 ASSETS = os.path.dirname(os.path.abspath(__file__))
 
 CLONE_NEWPID = 0x20000000
@@ -206,17 +209,19 @@ class Zygote:
         os.environ.update(spawn["env"])
         time.tzset()
         assets = os.path.join(spawn["assets"], "python")
-        sys.path[:] = [p for p in sys.path if p != ASSETS]
-        sys.path_importer_cache.clear()
         sys.argv = [os.path.join(assets, "dhow_adapter.py")]
         # Where there are no mounts, what is at a fixed place inside is somewhere else.
         self.adapter.DEPENDENCIES = os.environ.pop("PYTHONPATH", self.adapter.DEPENDENCIES)
 
 
-def drop_privileges(user):
+def drop_bounding_set():
+    """Takes nothing from this process, which executes nothing, and every child starts without it."""
     for capability in range(64):
         if libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0) < 0:
-            break  # Past the last one this kernel knows.
+            break  # Past the last one this kernel knows, or not permitted: then there is nothing to take away.
+
+
+def drop_privileges(user):
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
@@ -238,11 +243,27 @@ def load_adapter():
     return dhow_adapter, None
 
 
+def warm_up():
+    """Runs what every child will run, until the interpreter has settled how: it writes that beside the code, and each
+    page of it that a child writes is a page to copy."""
+    for _ in range(WARM_UP_ROUNDS):
+        asyncio.run(asyncio.sleep(0))
+        os.environ.clear()
+        os.environ.update([("PATH", "/usr/bin:/bin")])
+        os.path.join("/dhow", "python")
+        time.tzset()
+    sys.path.remove(ASSETS)
+    # What is found where the child will look is another matter, and forgetting it there would cost more.
+    sys.path_importer_cache.clear()
+
+
 def main():
     os.dup2(0, RESERVED_FD)
+    drop_bounding_set()
     # What is there now stays for ever: no collection may write to pages that are shared with every child.
     gc.disable()
     zygote = Zygote()
+    warm_up()
     gc.freeze()
     return zygote.serve()
 

@@ -11,12 +11,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::plan::{Controller, Hierarchy, hierarchies, memory_kills, settings};
+use super::sys;
 use crate::provider::Limits;
 
 /// The slot's part of every hierarchy.
 pub struct Tree {
     hierarchies: Vec<Hierarchy>,
     parent: String,
+    /// While it is open, moving a process takes microseconds. Absent where the kernel is too old to be asked.
+    favour: Option<OwnedFd>,
 }
 
 /// One container's cgroup.
@@ -30,12 +33,13 @@ impl Tree {
     pub fn find(parent: &str) -> io::Result<Self> {
         let mountinfo = fs::read_to_string("/proc/self/mountinfo")?;
         let unified = |root: &Path| fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
-        Ok(Self { hierarchies: hierarchies(&mountinfo, unified), parent: parent.to_owned() })
+        Ok(Self { hierarchies: hierarchies(&mountinfo, unified), parent: parent.to_owned(), favour: None })
     }
 
     /// The controllers that cannot be used, each with the reason; those hierarchies are left out from now on.
     pub fn prepare(&mut self) -> Vec<(Controller, String)> {
         let mut missing = vec![];
+        self.favour = sys::c_string(&self.parent).and_then(|name| sys::favour_cgroup_moves(&name)).ok();
         self.hierarchies.retain(|h| match prepare(h, &self.parent) {
             Ok(()) => true,
             Err(e) => {

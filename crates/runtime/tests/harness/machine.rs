@@ -40,7 +40,26 @@ pub fn left_of(slot: u32) -> Vec<String> {
     let tables = String::from_utf8_lossy(&tables).into_owned();
     let table = format!("dhow_{slot}");
     let tables = tables.lines().filter(|l| l.split(' ').next_back() == Some(&table)).map(str::to_owned);
-    cgroups(slot).into_iter().chain(links(slot)).chain(tables).collect()
+    let hierarchies = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let name = format!(":name=dhow-{slot}:");
+    let hierarchies = hierarchies.lines().filter(|l| l.contains(&name)).map(str::to_owned);
+    cgroups(slot).into_iter().chain(links(slot)).chain(tables).chain(hierarchies).collect()
+}
+
+/// Whether nothing is left of a slot, or somebody else on this machine has it by now.
+pub fn is_clean(slot: u32) -> bool {
+    left_of(slot).is_empty() || is_taken(slot)
+}
+
+/// Whether no process of a slot's platform runs, or somebody else has the slot by now.
+pub fn is_quiet(slot: u32) -> bool {
+    users_of(slot) == 0 || is_taken(slot)
+}
+
+fn is_taken(slot: u32) -> bool {
+    use nix::fcntl::{Flock, FlockArg};
+    let file = fs::File::open(format!("/run/dhow/slots/{slot}.lock")).expect("the lock file stays");
+    Flock::lock(file, FlockArg::LockSharedNonblock).is_err()
 }
 
 /// How many processes run as users of the slot.
