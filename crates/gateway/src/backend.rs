@@ -15,8 +15,6 @@ use crate::hub::Hub;
 use crate::metrics::Handles;
 use crate::slots::{Failure, Instance, Refusal, Slots};
 
-/// Requests a revision's queue holds; the next is answered 503.
-pub const QUEUE_BOUND: usize = 10_000;
 /// Pokes of one revision are at least this far apart, so that a burst is one message or two.
 const POKE_GAP_MICROS: u64 = 2_000;
 /// How often a revision is poked while requests wait: a poke may be lost.
@@ -73,7 +71,7 @@ pub(crate) enum Arrival {
 
 impl Backend {
     pub fn new(key: RevisionKey, service: String, limit: u32, metrics: Handles, hub: Arc<Hub>) -> Arc<Self> {
-        let slots = Slots::new(limit, QUEUE_BOUND);
+        let slots = Slots::new(limit, hub.queue_bound);
         Arc::new(Self {
             key,
             service,

@@ -418,7 +418,7 @@ mod tests {
 
     #[test]
     fn every_header_rule() {
-        let valid = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        const VALID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let rows: &[(Pairs, Pairs)] = &[
             (&[], &[]),
             (&[("accept", "x")], &[("", "accept: x")]),
@@ -436,7 +436,7 @@ mod tests {
             (&[("x-forwarded-host", "front")], &[("x-forwarded-host", "x-forwarded-host: front")]),
             (&[("x-request-id", "mine")], &[("x-request-id", "x-request-id: mine")]),
             (
-                &[("traceparent", valid), ("tracestate", "a=b")],
+                &[("traceparent", VALID), ("tracestate", "a=b")],
                 &[
                     ("traceparent", "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
                     ("x-request-id", "x-request-id: 0af7651916cd43dd8448eb211c80319c"),

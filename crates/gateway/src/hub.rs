@@ -33,6 +33,8 @@ pub(crate) struct Hub {
     /// One per gateway thread: instances went away, so close their idle connections.
     sweeps: Mutex<Vec<Arc<Notify>>>,
     pub metrics: Metrics,
+    /// Requests that may wait for one revision.
+    pub queue_bound: usize,
 }
 
 struct Active {
@@ -41,7 +43,7 @@ struct Active {
 }
 
 impl Hub {
-    pub fn new(metrics: Metrics) -> Arc<Self> {
+    pub fn new(metrics: Metrics, queue_bound: usize) -> Arc<Self> {
         Arc::new(Self {
             epoch: Instant::now(),
             ids: AtomicU64::new(0),
@@ -50,6 +52,7 @@ impl Hub {
             autoscaler: OnceLock::new(),
             sweeps: Mutex::default(),
             metrics,
+            queue_bound,
         })
     }
 

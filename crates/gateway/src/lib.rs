@@ -56,6 +56,8 @@ pub struct Config {
 pub struct Limits {
     /// Client connections and tunnels, over all threads; one more is closed at once.
     pub connections: usize,
+    /// Requests that wait for one revision; one more is answered 503.
+    pub queue: usize,
     /// Bytes of a request's head; more is answered 431.
     pub header_bytes: usize,
     /// From a head's first byte to its last.
@@ -70,6 +72,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 50_000,
+            queue: 10_000,
             header_bytes: 64 * 1024,
             header_read: Duration::from_secs(10),
             idle: Duration::from_secs(75),
@@ -120,7 +123,7 @@ impl Gateway {
             }
             None => None,
         };
-        let feed = Feed::new(Hub::new(Metrics::register(registry)));
+        let feed = Feed::new(Hub::new(Metrics::register(registry), config.limits.queue));
         let addresses = Addresses { public, internal };
         Ok(Self { feed, addresses, listeners, limits: config.limits, grace: config.grace })
     }

@@ -193,13 +193,9 @@ mod tests {
         ]))
     }
 
-    fn check(
-        side: Side,
-        host: &str,
-        path: &str,
-        headers: &[(&'static str, &'static str)],
-        roll: u32,
-    ) -> Option<String> {
+    type Pairs = &'static [(&'static str, &'static str)];
+
+    fn check(side: Side, host: &str, path: &str, headers: Pairs, roll: u32) -> Option<String> {
         let table = Table::assemble(side, [&rules()].into_iter());
         let headers: HeaderMap =
             headers.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect();

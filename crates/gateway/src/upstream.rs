@@ -94,8 +94,8 @@ impl Wake for Relay {
 /// An HTTP/1 connection to an instance.
 pub(crate) struct Upstream {
     sender: http1::SendRequest<Outbound>,
-    driver: Pin<Box<dyn Future<Output = hyper::Result<()>>>>,
-    ended: bool,
+    /// Gone once it has ended: it must be dropped then, since it may still hold a request that was never sent.
+    driver: Option<Driver>,
     relay: Arc<Relay>,
     waker: Waker,
     pub instance: Arc<Instance>,
@@ -125,8 +125,7 @@ impl Upstream {
         let relay = Arc::new(Relay::default());
         Ok(Self {
             sender,
-            driver: Box::pin(connection.with_upgrades()),
-            ended: false,
+            driver: Some(Box::pin(connection.with_upgrades())),
             waker: Waker::from(relay.clone()),
             relay,
             instance: instance.clone(),
@@ -139,14 +138,7 @@ impl Upstream {
     pub fn drive(&mut self, cx: &mut Context<'_>) {
         self.relay.task.register(cx.waker());
         self.relay.attached.store(true, Relaxed);
-        self.poll_driver();
-    }
-
-    fn poll_driver(&mut self) {
-        if !self.ended {
-            // An error also reaches whoever waits for the answer or its body, and is told there.
-            self.ended = self.driver.as_mut().poll(&mut Context::from_waker(&self.waker)).is_ready();
-        }
+        poll_driver(&mut self.driver, &self.waker);
     }
 
     /// Sends a request and waits for the answer's head. `overdue` is asked whenever nothing has come yet.
@@ -156,13 +148,11 @@ impl Upstream {
         mut overdue: impl FnMut(&mut Context<'_>) -> bool,
     ) -> Result<Response<Incoming>, Failed> {
         let mut answer = pin!(self.sender.try_send_request(request));
-        let (relay, driver, waker, ended) = (&self.relay, &mut self.driver, &self.waker, &mut self.ended);
+        let (relay, driver, waker) = (&self.relay, &mut self.driver, &self.waker);
         std::future::poll_fn(|cx| {
             relay.task.register(cx.waker());
             relay.attached.store(true, Relaxed);
-            if !*ended {
-                *ended = driver.as_mut().poll(&mut Context::from_waker(waker)).is_ready();
-            }
+            poll_driver(driver, waker);
             // The answer comes only out of the driver, which this task polls: nobody else needs to wake it.
             match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(answer) => Poll::Ready(answer.map_err(failed)),
@@ -175,17 +165,17 @@ impl Upstream {
 
     /// Whether the last exchange is over on both sides and another may begin.
     fn is_reusable(&mut self) -> bool {
-        if !self.ended && !self.sender.is_ready() {
-            self.poll_driver();
+        if !self.sender.is_ready() {
+            poll_driver(&mut self.driver, &self.waker);
         }
-        !self.ended && self.sender.is_ready()
+        self.driver.is_some() && self.sender.is_ready()
     }
 
     /// Drives the connection to its end, which for an upgrade is the moment the socket is handed over.
     pub async fn finish(&mut self) {
         std::future::poll_fn(|cx| {
             self.drive(cx);
-            if self.ended { Poll::Ready(()) } else { Poll::Pending }
+            if self.driver.is_none() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
@@ -193,6 +183,16 @@ impl Upstream {
     fn detach(&mut self) {
         self.relay.attached.store(false, Relaxed);
         self.relay.task.take();
+    }
+}
+
+type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>>>>;
+
+fn poll_driver(driver: &mut Option<Driver>, waker: &Waker) {
+    let ended = driver.as_mut().is_some_and(|d| d.as_mut().poll(&mut Context::from_waker(waker)).is_ready());
+    if ended {
+        // An error also reaches whoever waits for the answer or its body, and is told there.
+        *driver = None;
     }
 }
 
@@ -268,8 +268,8 @@ impl Pool {
     pub fn sweep(&mut self, now_millis: u64) {
         self.idle.retain(|_, connections| {
             connections.retain_mut(|upstream| {
-                upstream.poll_driver();
-                !upstream.ended
+                poll_driver(&mut upstream.driver, &upstream.waker);
+                upstream.driver.is_some()
                     && !upstream.instance.is_gone()
                     && now_millis.saturating_sub(upstream.idle_since) < IDLE_MILLIS
             });

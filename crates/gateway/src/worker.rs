@@ -46,6 +46,8 @@ const SWEEP_TICKS: u64 = 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// What a client sends first when it speaks HTTP/2 without asking.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Bytes of a body read ahead of its reader.
+const BUFFER: usize = 64 * 1024;
 /// Streams of one HTTP/2 connection, and the memory that their bodies may take in buffers.
 const H2_STREAMS: u32 = 256;
 const H2_STREAM_WINDOW: u32 = 256 * 1024;
@@ -349,6 +351,7 @@ async fn speaks_http2(front: &Front, stream: &TcpStream) -> Option<bool> {
             0 => return None,
             // No method but HTTP/2's preface begins like this.
             count if count >= 3 || !PREFACE.starts_with(&first[..count]) => return Some(first.starts_with(b"PRI")),
+            _ if front.worker.draining.get() || front.pulse.is_over() => return None,
             // Too few bytes to tell, which are still there and would be peeked again at once.
             _ => sleep(Duration::from_millis(5)).await,
         }
@@ -358,7 +361,10 @@ async fn speaks_http2(front: &Front, stream: &TcpStream) -> Option<bool> {
 fn h1_builder(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     // The tick keeps the head's deadline; see `Pulse`.
-    builder.header_read_timeout(None).max_buf_size(limits.header_bytes);
+    builder
+        .header_read_timeout(None)
+        .max_header_size(limits.header_bytes)
+        .max_buf_size(limits.header_bytes.max(BUFFER));
     builder
 }
 
