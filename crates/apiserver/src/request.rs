@@ -130,14 +130,14 @@ impl FieldValidation {
     }
 }
 
-/// Who a write is attributed to.
-pub fn field_manager(query: &Query, headers: &HeaderMap) -> String {
+/// Who a write is attributed to: who it says, the program that sent it, or `otherwise`.
+pub fn field_manager(query: &Query, headers: &HeaderMap, otherwise: &str) -> String {
     const LONGEST: usize = 128;
     let agent = || {
         let agent = headers.get(USER_AGENT)?.to_str().ok()?;
         agent.split('/').next().filter(|name| !name.is_empty())
     };
-    let name = query.get("fieldManager").or_else(agent).unwrap_or("unknown");
+    let name = query.get("fieldManager").or_else(agent).unwrap_or(otherwise);
     name.chars().take(LONGEST).collect()
 }
 

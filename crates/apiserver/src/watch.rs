@@ -82,7 +82,7 @@ impl Inner {
             ticks.reset();
             ticks
         });
-        let seconds = call.query.number("timeoutSeconds")?.map(Duration::from_secs);
+        let seconds = call.query.number("timeoutSeconds")?.filter(|seconds| *seconds > 0).map(Duration::from_secs);
         let mut state = State {
             showing: Showing {
                 kind: call.kind.strategy,

@@ -2,7 +2,7 @@
 //!
 //! Apply owns exactly what was applied. Every other write owns what it changed, and takes it from the others.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::walk::{Difference, compare};
 use super::{Fields, fields_of};
@@ -100,11 +100,9 @@ impl Managed {
 
     /// Whether the same owners own the same fields, whenever that was.
     pub fn same_owners(&self, other: &Managed) -> bool {
-        let of = |managed: &Managed| -> Vec<(Owner, Fields)> {
-            managed.entries.iter().map(|e| (e.owner.clone(), e.fields.clone())).collect()
-        };
-        let theirs = of(other);
-        self.entries.len() == other.entries.len() && of(self).iter().all(|entry| theirs.contains(entry))
+        let same = |a: &Entry, b: &Entry| a.owner == b.owner && a.fields == b.fields;
+        self.entries.len() == other.entries.len()
+            && self.entries.iter().all(|entry| other.entries.iter().any(|theirs| same(entry, theirs)))
     }
 
     pub fn fields(&self, owner: &Owner) -> Option<&Fields> {
@@ -189,7 +187,7 @@ pub struct Author<'a> {
 
 /// Who owns what after `author` changed `old` into `new` by anything but apply.
 pub fn update_ownership(managed: &Managed, author: &Author<'_>, old: &Value, new: &Value) -> Managed {
-    let difference = compare(&without_servers(old), &without_servers(new), author.schema);
+    let difference = owned_difference(old, new, author.schema);
     let mut managed = managed.clone();
     managed.take(&author.owner, &difference);
     let mut mine = managed.fields(&author.owner).cloned().unwrap_or_default();
@@ -202,7 +200,7 @@ pub fn update_ownership(managed: &Managed, author: &Author<'_>, old: &Value, new
 
 /// Who owns what after `author` applied something.
 pub fn apply_ownership(managed: &Managed, author: &Author<'_>, objects: Applied<'_>, force: bool) -> Result<Managed> {
-    let difference = compare(&without_servers(objects.live), &without_servers(objects.new), author.schema);
+    let difference = owned_difference(objects.live, objects.new, author.schema);
     let mut managed = managed.clone();
     if !force {
         let conflicts = conflicts(&managed, &author.owner, &difference.changed);
@@ -238,27 +236,21 @@ fn conflicts(managed: &Managed, owner: &Owner, changed: &Fields) -> Vec<FieldCon
     conflicts.collect()
 }
 
-/// The object without what nobody owns.
-fn without_servers(object: &Value) -> Value {
-    let Some(object) = object.as_object() else { return Value::Object(Map::new()) };
-    let mut kept = Map::with_capacity(object.len());
-    for (name, value) in object {
-        match (name.as_str(), value.as_object()) {
-            ("apiVersion" | "kind", _) => {}
-            ("metadata", Some(metadata)) => {
-                let is_servers =
-                    |name: &str| SERVERS.iter().any(|path| path.len() == 2 && path[1].strip_prefix("f:") == Some(name));
-                let metadata: Map<_, _> =
-                    metadata.iter().filter(|(n, _)| !is_servers(n)).map(|(n, v)| (n.clone(), v.clone())).collect();
-                // Kept even when empty: every object has metadata, so nobody owns that it is there.
-                kept.insert(name.clone(), Value::Object(metadata));
-            }
-            _ => {
-                kept.insert(name.clone(), value.clone());
-            }
-        }
+/// How an object changed, apart from what nobody owns.
+fn owned_difference(old: &Value, new: &Value, schema: &Schema) -> Difference {
+    let mut difference = compare(old, new, schema);
+    for path in SERVERS {
+        difference.changed.remove(path);
+        difference.removed.remove(path);
     }
-    Value::Object(kept)
+    // Every object has metadata, so nobody owns that it is there.
+    for fields in [&mut difference.changed, &mut difference.removed] {
+        if let Some(metadata) = fields.below.get_mut("f:metadata") {
+            metadata.own = false;
+        }
+        fields.prune();
+    }
+    difference
 }
 
 #[cfg(test)]

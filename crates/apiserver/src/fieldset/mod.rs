@@ -52,6 +52,14 @@ impl Fields {
         }
     }
 
+    /// Forgets branches without a path.
+    pub fn prune(&mut self) {
+        self.below.retain(|_, child| {
+            child.prune();
+            !child.is_empty()
+        });
+    }
+
     pub fn add(&mut self, other: &Fields) {
         self.own |= other.own;
         for (step, child) in &other.below {

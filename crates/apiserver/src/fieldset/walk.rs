@@ -129,12 +129,16 @@ fn differ_members(
     changed: &mut Fields,
     removed: &mut Fields,
 ) {
-    let members = |value: Option<&Value>| value.and_then(Value::as_object).cloned_keys();
-    let mut names = members(old);
-    names.extend(members(new).into_iter().filter(|name| old.and_then(|old| old.get(name)).is_none()));
-    for name in names {
-        let (old, new) = (old.and_then(|v| v.get(&name)), new.and_then(|v| v.get(&name)));
-        let schema = schema.member(&name).unwrap_or(&UNKNOWN);
+    fn members(value: Option<&Value>) -> impl Iterator<Item = &String> {
+        value.and_then(Value::as_object).into_iter().flat_map(Map::keys)
+    }
+    let added = members(new).filter(|name| old.and_then(|old| old.get(name.as_str())).is_none());
+    for name in members(old).chain(added) {
+        let (old, new) = (old.and_then(|v| v.get(name)), new.and_then(|v| v.get(name)));
+        if old == new {
+            continue;
+        }
+        let schema = schema.member(name).unwrap_or(&UNKNOWN);
         at(&format!("f:{name}"), changed, removed, |changed, removed| differ(old, new, schema, changed, removed));
     }
 }
@@ -170,16 +174,6 @@ fn at(step: &str, changed: &mut Fields, removed: &mut Fields, fill: impl FnOnce(
         if !child.is_empty() {
             parent.below.insert(step.into(), child);
         }
-    }
-}
-
-trait Keys {
-    fn cloned_keys(self) -> Vec<String>;
-}
-
-impl Keys for Option<&Map<String, Value>> {
-    fn cloned_keys(self) -> Vec<String> {
-        self.into_iter().flat_map(|map| map.keys().cloned()).collect()
     }
 }
 

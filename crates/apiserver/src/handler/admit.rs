@@ -1,7 +1,7 @@
 //! What a written object becomes: completed, checked, separated from its status. Pure.
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::metadata;
 use crate::fieldset::{Author, Managed, Operation, Owner, update_ownership};
@@ -120,7 +120,8 @@ pub fn update(writing: &Writing<'_>, old: &Value, mut new: Value, managed: Optio
     metadata::identify(&mut new, kind, writing.namespace, writing.name)?;
     preconditions(kind, old, &new, writing.part)?;
     schema::drop_nulls(&mut new);
-    let before = managed_before(old, &new);
+    let recorded = Managed::parse(&old["metadata"]["managedFields"]);
+    let before = managed_before(&recorded, old, &new);
     let mut new = separate(writing, old, new)?;
     keep_servers_fields(old, &mut new)?;
     if writing.part == Part::Whole {
@@ -134,7 +135,6 @@ pub fn update(writing: &Writing<'_>, old: &Value, mut new: Value, managed: Optio
         meta.insert("generation".into(), generation.into());
     }
     let managed = managed.unwrap_or_else(|| update_ownership(&before, &writing.author(Operation::Update), old, &new));
-    let recorded = Managed::parse(&old["metadata"]["managedFields"]);
     if same_but_ownership(old, &new) && managed.same_owners(&recorded) {
         return Ok(Outcome::Same);
     }
@@ -143,9 +143,10 @@ pub fn update(writing: &Writing<'_>, old: &Value, mut new: Value, managed: Optio
 }
 
 /// A client may rewrite the record of owners, as kubectl does when a person moves to server-side apply.
-fn managed_before(old: &Value, new: &Value) -> Managed {
+fn managed_before(recorded: &Managed, old: &Value, new: &Value) -> Managed {
     match &new["metadata"]["managedFields"] {
-        Value::Null => Managed::parse(&old["metadata"]["managedFields"]),
+        Value::Null => recorded.clone(),
+        given if *given == old["metadata"]["managedFields"] => recorded.clone(),
         given => Managed::parse(given),
     }
 }
@@ -272,15 +273,13 @@ fn spec_changed(old: &Value, new: &Value) -> bool {
 }
 
 fn same_but_ownership(old: &Value, new: &Value) -> bool {
-    let bare = |object: &Value| {
-        let mut object = object.clone();
-        if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-            meta.shift_remove("managedFields");
-            meta.shift_remove("resourceVersion");
-        }
-        object
+    let same = |old: &Value, new: &Value, but: &[&str]| {
+        let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else { return false };
+        let kept = |object: &Map<String, Value>| object.keys().filter(|name| !but.contains(&name.as_str())).count();
+        kept(old) == kept(new)
+            && old.iter().all(|(name, value)| but.contains(&name.as_str()) || new.get(name) == Some(value))
     };
-    bare(old) == bare(new)
+    same(&old["metadata"], &new["metadata"], &["managedFields", "resourceVersion"]) && same(old, new, &["metadata"])
 }
 
 fn store_ownership(object: &mut Value, managed: &Managed) -> Result<()> {

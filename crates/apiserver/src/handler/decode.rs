@@ -38,17 +38,30 @@ pub fn body(call: &Call<'_>, body: &[u8]) -> Result<Decoded> {
     Ok(Decoded { object, warnings })
 }
 
-/// Refuses or reports unknown fields. `duplicates` were found in the text.
-pub fn screen(call: &Call<'_>, object: &Value, duplicates: Vec<String>) -> Result<Vec<String>> {
-    let validation = validation(call)?;
-    if validation == FieldValidation::Ignore || call.subresource == Some("scale") {
+/// What a patch made unknown. What was unknown before is not this client's fault.
+pub fn screen_patched(call: &Call<'_>, old: &Value, new: &Value) -> Result<Vec<String>> {
+    if validation(call)? == FieldValidation::Ignore || call.subresource == Some("scale") {
         return Ok(vec![]);
     }
-    let unknown =
-        schema::unknown_fields(object, call.kind.schema()).into_iter().map(|f| format!("unknown field {f:?}"));
+    let before = schema::unknown_fields(old, call.kind.schema());
+    let mut unknown = schema::unknown_fields(new, call.kind.schema());
+    unknown.retain(|field| !before.contains(field));
+    report(call, unknown, vec![])
+}
+
+fn screen(call: &Call<'_>, object: &Value, duplicates: Vec<String>) -> Result<Vec<String>> {
+    if validation(call)? == FieldValidation::Ignore || call.subresource == Some("scale") {
+        return Ok(vec![]);
+    }
+    report(call, schema::unknown_fields(object, call.kind.schema()), duplicates)
+}
+
+/// Refuses, or gives the warnings.
+fn report(call: &Call<'_>, unknown: Vec<String>, duplicates: Vec<String>) -> Result<Vec<String>> {
+    let unknown = unknown.into_iter().map(|f| format!("unknown field {f:?}"));
     let duplicate = duplicates.into_iter().map(|f| format!("duplicate field {f:?}"));
     let found: Vec<String> = unknown.chain(duplicate).collect();
-    if validation == FieldValidation::Strict && !found.is_empty() {
+    if validation(call)? == FieldValidation::Strict && !found.is_empty() {
         return Err(ApiError::BadRequest(format!(
             "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
             call.kind.kind,

@@ -7,6 +7,7 @@ use store::{Expect, StoreError};
 
 use super::admit::is_released;
 use super::object::{Encoded, parse};
+use super::write::LASTING;
 use super::{Answer, Call, metadata};
 use crate::Inner;
 use crate::kinds::{Deletion, Kind};
@@ -127,6 +128,10 @@ impl Inner {
 
 fn check(kind: &Kind, old: &Value, options: &Options) -> Result<()> {
     let name = old["metadata"]["name"].as_str().unwrap_or_default();
+    if kind.deletion == Deletion::Namespace && LASTING.contains(&name) {
+        let why = "this namespace may not be deleted".to_owned();
+        return Err(ApiError::Forbidden { resource: kind.resource(), name: name.to_owned(), why, cause: None });
+    }
     for (what, field, wanted) in
         [("UID", "uid", &options.uid), ("ResourceVersion", "resourceVersion", &options.resource_version)]
     {

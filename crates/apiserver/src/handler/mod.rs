@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::auth::User;
 use crate::kinds::{Kind, Verbs};
-use crate::request::{Form, Path, Query, accepted};
+use crate::request::{Form, Path, Query, accepted, field_manager};
 use crate::status::{ApiError, Result};
 use crate::{Inner, RequestBody, ResponseBody, whole};
 
@@ -63,6 +63,10 @@ impl Call<'_> {
 
     fn key(&self) -> Result<String> {
         Ok(self.kind.key(self.namespace, self.required_name()?))
+    }
+
+    fn manager(&self) -> String {
+        field_manager(self.query, &self.parts.headers, if self.caller.trusted { "dhow" } else { "unknown" })
     }
 
     fn not_found(&self) -> ApiError {

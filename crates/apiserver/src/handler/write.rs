@@ -16,13 +16,17 @@ use crate::fieldset::{Applied, Managed, Operation, apply_ownership, fields_of};
 use crate::index::Index;
 use crate::kinds::{EVENT_PREFIX, Kind};
 use crate::patch::{Format, Patch, applied_config, merge_applied, remove_given_up};
-use crate::request::{content_type, field_manager};
+use crate::request::content_type;
 use crate::status::{ApiError, Result};
 
 /// How often a write is computed again because somebody else was faster.
 const ATTEMPTS: usize = 32;
 /// Names tried for one `generateName`.
 const NAMES: usize = 8;
+
+/// The namespaces that everything relies on: made when missing, and never deleted.
+pub(super) const LASTING: [&str; 4] =
+    ["default", "kube-system", api::names::NODE_LEASE_NAMESPACE, api::names::SYSTEM_NAMESPACE];
 
 /// What somebody wants of an object that exists.
 enum Intent {
@@ -47,7 +51,7 @@ impl Inner {
         if let Some(view) = &call.kind.view {
             (view.write)(&mut object);
         }
-        let manager = field_manager(call.query, &call.parts.headers);
+        let manager = call.manager();
         let writing = self.writing(call, &manager);
         self.check_namespace(call, &object)?;
         for _ in 0..NAMES {
@@ -113,7 +117,7 @@ impl Inner {
     /// Computes and commits until nobody was faster.
     fn modify(&self, call: &Call<'_>, intent: &Intent) -> Result<Answer> {
         let key = call.key()?;
-        let manager = field_manager(call.query, &call.parts.headers);
+        let manager = call.manager();
         let writing = self.writing(call, &manager);
         for _ in 0..ATTEMPTS {
             let Some(entry) = self.store.get(&key) else {
@@ -267,10 +271,10 @@ impl Inner {
         }
     }
 
-    /// The namespaces that everything relies on.
+    /// Makes what is missing of [`LASTING`].
     pub fn make_namespaces(&self) -> Result<()> {
         let kind = self.kinds.find("", "v1", "namespaces").ok_or(ApiError::NoSuchPath)?;
-        for name in ["default", "kube-system", api::names::NODE_LEASE_NAMESPACE, api::names::SYSTEM_NAMESPACE] {
+        for name in LASTING {
             let key = kind.key(None, name);
             if self.store.get(&key).is_some() {
                 continue;
@@ -312,7 +316,7 @@ fn plan(
                 (view.read)(&mut seen);
             }
             let mut new = patch.apply(&seen, schema)?;
-            *warnings = decode::screen(call, &new, vec![])?;
+            *warnings = decode::screen_patched(call, &seen, &new)?;
             if let Some(view) = &call.kind.view {
                 (view.write)(&mut new);
             }

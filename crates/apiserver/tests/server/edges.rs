@@ -132,18 +132,22 @@ async fn dry_runs_change_nothing() {
     assert_eq!(call(&server, Method::GET, MAPS, &[], "").await.1, before);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn watch_frames() {
     let server = server();
     call(&server, Method::POST, MAPS, &[], map("a")).await;
-    let list = "watch=true&timeoutSeconds=0";
+    let list = "watch=true&timeoutSeconds=90";
     let streaming = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
     let types = |events: &[Value]| events.iter().map(|e| e["type"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
 
     let plain = events(&server, &format!("{MAPS}?{list}"), "application/json").await;
     assert_eq!(types(&plain), ["ADDED"]);
     let marked = events(&server, &format!("{MAPS}?{list}&{streaming}"), "application/json").await;
-    assert_eq!(types(&marked), ["ADDED", "BOOKMARK", "BOOKMARK"]);
+    assert_eq!(
+        types(&marked),
+        ["ADDED", "BOOKMARK", "BOOKMARK", "BOOKMARK"],
+        "after the present, after a minute, at the end"
+    );
     assert_eq!(marked[1]["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
     assert_eq!(marked[1]["object"]["kind"], "ConfigMap");
 
@@ -167,7 +171,7 @@ async fn watch_frames() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn old_revisions_expire() {
     let options = store::Options { history: 4, ..store::Options::default() };
     let server = ApiServer::new(store::Store::memory(apiserver::index, options), harness::config()).unwrap();
@@ -295,7 +299,10 @@ async fn collections_are_deleted_by_selector() {
     assert_eq!((status.as_u16(), deleted["items"].as_array().unwrap().len()), (200, 3));
     let (_, left) = call(&server, Method::GET, MAPS, &[], "").await;
     assert_eq!(left["items"].as_array().unwrap().len(), 3);
-    assert_eq!(call(&server, Method::DELETE, "/api/v1/configmaps", &[], "").await.0, 405);
+    for (path, want) in [("/api/v1/configmaps", 405), ("/api/v1/namespaces/default", 403), ("/api/v1/namespaces", 405)]
+    {
+        assert_eq!(call(&server, Method::DELETE, path, &[], "").await.0, want, "{path}");
+    }
 }
 
 #[tokio::test]
