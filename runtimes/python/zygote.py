@@ -257,8 +257,24 @@ def warm_up():
     sys.path_importer_cache.clear()
 
 
+def replace_streams():
+    """Makes the standard streams objects that do not believe in a position, which a container's pipes do not have;
+    this process's own may be a file."""
+    read, write = os.pipe()
+    for fd, name in ((1, "stdout"), (2, "stderr")):
+        kept = os.dup(fd)
+        os.dup2(write, fd)
+        setattr(sys, name, open(fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False))
+        os.dup2(kept, fd)
+        os.close(kept)
+    sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
+    os.close(read)
+    os.close(write)
+
+
 def main():
     os.dup2(0, RESERVED_FD)
+    replace_streams()
     drop_bounding_set()
     # What is there now stays for ever: no collection may write to pages that are shared with every child.
     gc.disable()

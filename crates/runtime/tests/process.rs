@@ -15,6 +15,7 @@ fn main() {
     harness::main(&tests![
         conforms,
         python_from_its_zygote,
+        node_function,
         both_ways_in_are_equally_closed,
         nothing_of_the_host_is_in_sight,
         memory_limit,
@@ -91,6 +92,27 @@ async fn python_from_its_zygote() {
     let last = std::iter::from_fn(|| events.try_recv().ok()).last().expect("an event");
     let Phase::Exited(exit) = &last.containers[0].phase else { panic!("{last:?}") };
     assert_eq!((exit.code, exit.reason), (0, ExitReason::Stopped));
+    platform.provider.shutdown().await;
+}
+
+async fn node_function() {
+    if !Path::new("/usr/bin/node").exists() {
+        println!("skipped: there is no /usr/bin/node");
+        return;
+    }
+    let platform = Platform::start().await;
+    let code = platform.code("code", "");
+    std::fs::write(code.join("index.mjs"), "export default { fetch: () => new Response('from node') }")
+        .expect("a file");
+    let mut spec = function("node", &code);
+    let container = &mut spec.containers[0];
+    container.program = Program::Exec { argv: ["/usr/bin/node", "/dhow/node/adapter.mjs"].map(str::to_owned).to_vec() };
+    container.env.retain(|(name, _)| name != "DHOW_HANDLER");
+    platform.provider.create(Arc::new(spec)).await.expect("created");
+    let address = platform.ready("node").await.address.expect("an address");
+    let answer = get(&address, "/").await;
+    assert!(answer.ends_with("from node") || answer.contains("\r\nfrom node\r\n"), "{answer}");
+    platform.provider.stop("node", Duration::from_secs(5)).await.expect("stopped");
     platform.provider.shutdown().await;
 }
 
@@ -617,7 +639,22 @@ async fn measure_cold_starts() {
             .collect();
         println!("{what}: created {} ready {} answered {} ms (p50/p90)", shown[0], shown[1], shown[2]);
     }
+    let begin = tokio::time::Instant::now();
+    let uids: Vec<String> = (0..100).map(|n| format!("burst-{n}")).collect();
+    let started = uids.iter().map(|uid| async {
+        platform.provider.create(Arc::new(function(uid, &code))).await.expect("created");
+        platform.ready(uid).await;
+    });
+    futures::future::join_all(started).await;
+    println!("100 at once: all ready after {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
+    let begin = tokio::time::Instant::now();
+    futures::future::join_all(uids.iter().map(|uid| platform.provider.stop(uid, Duration::ZERO))).await;
+    println!("and gone after {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
     platform.provider.shutdown().await;
+    let begin = tokio::time::Instant::now();
+    let again = Platform::start().await;
+    println!("the provider starts in {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
+    again.provider.shutdown().await;
 }
 
 fn files(folder: &Path) -> Vec<(String, u64)> {

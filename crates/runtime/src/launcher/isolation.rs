@@ -60,12 +60,16 @@ pub struct Isolation {
 impl Isolation {
     /// Takes a slot and puts up what all its sandboxes share. Also says what cannot be had.
     pub fn set_up(start: &Start) -> io::Result<(Self, Vec<String>)> {
-        let mut missing = vec![];
         let ground = |number| Ground::new(number, start.pod_cidr, start.uid_base);
         let slot = slot::take(ground)?;
         let ground = ground(slot.number);
+        // What could not be finished must not stand around.
+        Self::fill(start, ground.clone(), slot).inspect_err(|_| drop(slot::clean(&ground)))
+    }
+
+    fn fill(start: &Start, ground: Ground, slot: Slot) -> io::Result<(Self, Vec<String>)> {
         let mut tree = Tree::find(&ground.cgroup)?;
-        missing.extend(tree.prepare().into_iter().map(|(c, why)| without_controller(c, &why)));
+        let mut missing: Vec<String> = tree.prepare().into_iter().map(|(c, why)| without_controller(c, &why)).collect();
         let dns = match start.dns.is_empty() {
             true => resolvers(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
             false => start.dns.clone(),
@@ -91,9 +95,10 @@ impl Isolation {
             leftovers: vec![],
             zygotes: 0,
         };
-        // The first ones prove that this kernel and this user can make them at all.
-        isolation.refill()?;
-        isolation.refill()?;
+        // One of each proves that this kernel and this user can make them at all.
+        let (cell, net) = (isolation.make_cell()?, isolation.make_net()?);
+        isolation.stock.0.push_back(cell);
+        isolation.stock.1.push_back(net);
         Ok((isolation, missing))
     }
 

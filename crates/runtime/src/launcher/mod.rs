@@ -62,6 +62,8 @@ fn run(control: OwnedFd) -> io::Result<()> {
     sys::ignore_signals();
     sys::set_name(c"dhow-launcher");
     sys::become_subreaper()?;
+    // As many as there may be: a few for each sandbox.
+    sys::limit(libc::RLIMIT_NOFILE, u64::MAX)?;
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
     children.thread_block()?;
