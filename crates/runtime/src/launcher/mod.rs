@@ -43,6 +43,9 @@ const DEATH_MS: u64 = 3_000;
 /// How soon to look again after a cgroup could not be removed.
 const TIDY_MS: u64 = 5;
 
+/// How long nothing must have happened before stock is made.
+const QUIET_MS: u64 = 10;
+
 /// Runs the launcher; to be called before any thread exists. The control socket arrives as standard input.
 pub fn main(control: OwnedFd) -> ! {
     let code = match run(control) {
@@ -140,8 +143,8 @@ impl Launcher {
 
     /// Waits for something to do, making stock while there is nothing.
     fn wait(&mut self) -> io::Result<Woken> {
+        let mut quiet = false;
         loop {
-            let timeout = self.timeout();
             let mut fds = vec![
                 PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
@@ -152,9 +155,17 @@ impl Launcher {
                 fds.push(PollFd::new(socket, PollFlags::POLLIN | out));
                 keys.push(key.clone());
             }
-            // Nothing wakes it but work: it costs nothing while idle.
+            // Nothing wakes it but work: it costs nothing while idle. Stock is made when nobody seems to be waiting:
+            // right after a start, the processors belong to what was started.
             let stocked = self.site.is_stocked();
-            let timeout = if stocked { timeout } else { PollTimeout::ZERO };
+            let most = match (stocked, quiet) {
+                (true, _) => None,
+                (false, true) => Some(0),
+                (false, false) => Some(QUIET_MS),
+            };
+            let wait = self.due_in().into_iter().chain(most).min();
+            let timeout = wait.map(|ms| i32::try_from(ms).unwrap_or(i32::MAX)).map(PollTimeout::try_from);
+            let timeout = timeout.transpose().unwrap_or(Some(PollTimeout::MAX)).unwrap_or(PollTimeout::NONE);
             match poll(&mut fds, timeout) {
                 Err(nix::errno::Errno::EINTR) => continue,
                 other => other?,
@@ -171,7 +182,8 @@ impl Launcher {
                     .collect(),
             };
             let idle = !woken.control && !woken.children && woken.zygotes.is_empty();
-            if idle && !stocked {
+            if idle && !stocked && self.due_in() != Some(0) {
+                quiet = true;
                 if let Err(e) = self.site.refill() {
                     self.notice(format!("cannot prepare sandboxes ahead: {e}"))?;
                 }
@@ -181,13 +193,12 @@ impl Launcher {
         }
     }
 
-    fn timeout(&self) -> PollTimeout {
+    /// In how many milliseconds something is due, if anything is.
+    fn due_in(&self) -> Option<u64> {
         let now = sys::monotonic_ms();
         let stops = self.sandboxes.values().filter_map(|s| s.stopping);
         let tidy = self.untidy.then_some(now + TIDY_MS);
-        let Some(next) = stops.chain(self.zygotes.deadline()).chain(tidy).min() else { return PollTimeout::NONE };
-        let wait = i32::try_from(next.saturating_sub(now)).unwrap_or(i32::MAX);
-        PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)
+        stops.chain(self.zygotes.deadline()).chain(tidy).min().map(|at| at.saturating_sub(now))
     }
 
     fn report(&self, report: &Report) -> io::Result<()> {
