@@ -49,6 +49,12 @@ pub struct Writing<'a> {
     pub now: Timestamp,
 }
 
+/// An object as it is stored, apart from who owns what: that is parsed once and copied never.
+pub struct Live {
+    pub object: Value,
+    pub managed: Managed,
+}
+
 /// What is to be done about an object that was written.
 pub enum Outcome {
     /// Nothing would change but times of ownership.
@@ -56,6 +62,29 @@ pub enum Outcome {
     Put(Value),
     /// The last thing that held a deleted object is gone.
     Remove(Value),
+}
+
+impl Live {
+    pub fn new(mut object: Value) -> Self {
+        let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
+        let managed = metadata.and_then(|metadata| metadata.shift_remove("managedFields")).unwrap_or_default();
+        Self { object, managed: Managed::parse(&managed) }
+    }
+
+    /// The whole object again, for a patch that may look at everything.
+    pub fn whole(&self) -> Value {
+        let mut whole = self.object.clone();
+        if let Some(managed) = self.managed.to_json() {
+            whole["metadata"]["managedFields"] = managed;
+        }
+        whole
+    }
+
+    /// What a write of the status alone may see.
+    pub fn status_only(&self) -> Value {
+        let seen = self.object.as_object().into_iter().flatten().filter(|(name, _)| *name != "spec");
+        Value::Object(seen.map(|(name, value)| (name.clone(), value.clone())).collect())
+    }
 }
 
 impl Writing<'_> {
@@ -114,14 +143,13 @@ pub fn create(writing: &Writing<'_>, mut object: Value, managed: Option<Managed>
     Ok(object)
 }
 
-/// `old` after somebody wrote `new`.
-pub fn update(writing: &Writing<'_>, old: &Value, mut new: Value, managed: Option<Managed>) -> Result<Outcome> {
-    let kind = writing.kind;
+/// `live` after somebody wrote `new`. `managed`: who owns what then, when it was applied.
+pub fn update(writing: &Writing<'_>, live: &Live, mut new: Value, managed: Option<Managed>) -> Result<Outcome> {
+    let (kind, old) = (writing.kind, &live.object);
     metadata::identify(&mut new, kind, writing.namespace, writing.name)?;
     preconditions(kind, old, &new, writing.part)?;
     schema::drop_nulls(&mut new);
-    let recorded = Managed::parse(&old["metadata"]["managedFields"]);
-    let before = managed_before(&recorded, old, &new);
+    let rewritten = rewritten_ownership(&new);
     let mut new = separate(writing, old, new)?;
     keep_servers_fields(old, &mut new)?;
     if writing.part == Part::Whole {
@@ -134,8 +162,11 @@ pub fn update(writing: &Writing<'_>, old: &Value, mut new: Value, managed: Optio
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         meta.insert("generation".into(), generation.into());
     }
-    let managed = managed.unwrap_or_else(|| update_ownership(&before, &writing.author(Operation::Update), old, &new));
-    if same_but_ownership(old, &new) && managed.same_owners(&recorded) {
+    let managed = managed.unwrap_or_else(|| {
+        let before = rewritten.as_ref().unwrap_or(&live.managed);
+        update_ownership(before, &writing.author(Operation::Update), old, &new)
+    });
+    if same_but_ownership(old, &new) && managed.same_owners(&live.managed) {
         return Ok(Outcome::Same);
     }
     store_ownership(&mut new, &managed)?;
@@ -143,11 +174,10 @@ pub fn update(writing: &Writing<'_>, old: &Value, mut new: Value, managed: Optio
 }
 
 /// A client may rewrite the record of owners, as kubectl does when a person moves to server-side apply.
-fn managed_before(recorded: &Managed, old: &Value, new: &Value) -> Managed {
+fn rewritten_ownership(new: &Value) -> Option<Managed> {
     match &new["metadata"]["managedFields"] {
-        Value::Null => recorded.clone(),
-        given if *given == old["metadata"]["managedFields"] => recorded.clone(),
-        given => Managed::parse(given),
+        Value::Null => None,
+        given => Some(Managed::parse(given)),
     }
 }
 
@@ -265,11 +295,10 @@ fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Result<()> {
 }
 
 fn spec_changed(old: &Value, new: &Value) -> bool {
-    let names =
-        |object: &Value| -> Vec<String> { object.as_object().into_iter().flat_map(|o| o.keys().cloned()).collect() };
-    let mut all = names(old);
-    all.extend(names(new));
-    all.iter().any(|name| !matches!(name.as_str(), "metadata" | "status") && old.get(name) != new.get(name))
+    let is_spec = |name: &str| !matches!(name, "metadata" | "status");
+    let names = |object: &Value| object.as_object().map_or(0, |o| o.keys().filter(|name| is_spec(name)).count());
+    let mut members = old.as_object().into_iter().flatten().filter(|(name, _)| is_spec(name));
+    names(old) != names(new) || members.any(|(name, value)| new.get(name) != Some(value))
 }
 
 fn same_but_ownership(old: &Value, new: &Value) -> bool {

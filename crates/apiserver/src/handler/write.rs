@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use store::{Expect, Revision, StoreError, Write};
 
-use super::admit::{self, MODIFIED, Outcome, Part, Writing};
+use super::admit::{self, Live, MODIFIED, Outcome, Part, Writing};
 use super::object::{Encoded, parse};
 use super::scale::{scale_of, scaled};
 use super::{Answer, Call, decode, metadata, not_allowed};
@@ -131,9 +131,9 @@ impl Inner {
                     _ => return Err(call.not_found()),
                 }
             };
-            let old = parse(&entry.value)?;
+            let live = Live::new(parse(&entry.value)?);
             let mut warnings = vec![];
-            let outcome = plan(call, &writing, intent, &old, &mut warnings)?;
+            let outcome = plan(call, &writing, intent, &live, &mut warnings)?;
             let (object, remove) = match outcome {
                 Outcome::Same => {
                     let body = self.shown_part(call, &entry.value)?;
@@ -293,25 +293,26 @@ fn plan(
     call: &Call<'_>,
     writing: &Writing<'_>,
     intent: &Intent,
-    old: &Value,
+    live: &Live,
     warnings: &mut Vec<String>,
 ) -> Result<Outcome> {
     let schema = call.kind.schema();
+    let old = &live.object;
     match intent {
         Intent::Replace(object) => match writing.part {
             Part::Scale => {
                 stale_scale(call, old, object)?;
-                admit::update(writing, old, scaled(old, object)?, None)
+                admit::update(writing, live, scaled(old, object)?, None)
             }
-            _ => admit::update(writing, old, object.clone(), None),
+            _ => admit::update(writing, live, object.clone(), None),
         },
         Intent::Patch(patch) if writing.part == Part::Scale => {
             let scale = patch.apply(&scale_of(old), schema)?;
             stale_scale(call, old, &scale)?;
-            admit::update(writing, old, scaled(old, &scale)?, None)
+            admit::update(writing, live, scaled(old, &scale)?, None)
         }
         Intent::Patch(patch) => {
-            let mut seen = old.clone();
+            let mut seen = if patch.is_json() { live.whole() } else { old.clone() };
             if let Some(view) = &call.kind.view {
                 (view.read)(&mut seen);
             }
@@ -320,29 +321,33 @@ fn plan(
             if let Some(view) = &call.kind.view {
                 (view.write)(&mut new);
             }
-            admit::update(writing, old, new, None)
+            admit::update(writing, live, new, None)
         }
-        Intent::Apply { config, force } => {
-            let given = config["metadata"]["resourceVersion"].as_str().filter(|v| !v.is_empty());
-            if given.is_some_and(|given| old["metadata"]["resourceVersion"] != given) {
-                let name = call.name.unwrap_or_default().to_owned();
-                return Err(ApiError::Conflict { resource: call.kind.resource(), name, why: MODIFIED.into() });
-            }
-            let mut config = part_of_config(call, config)?;
-            metadata::identify(&mut config, call.kind, call.namespace, call.name)?;
-            let managed = Managed::parse(&old["metadata"]["managedFields"]);
-            let author = writing.author(Operation::Apply);
-            let mut merged = merge_applied(old, &config, schema);
-            if let Some(last) = managed.fields(&author.owner) {
-                let mut kept = fields_of(&config, schema);
-                kept.add(&managed.of_others(&author.owner));
-                remove_given_up(&mut merged, schema, last, &kept);
-            }
-            let objects = Applied { live: old, config: &config, new: &merged };
-            let managed = apply_ownership(&managed, &author, objects, *force)?;
-            admit::update(writing, old, merged, Some(managed))
-        }
+        Intent::Apply { config, force } => plan_apply(call, writing, config, *force, live),
     }
+}
+
+fn plan_apply(call: &Call<'_>, writing: &Writing<'_>, config: &Value, force: bool, live: &Live) -> Result<Outcome> {
+    let schema = call.kind.schema();
+    let given = config["metadata"]["resourceVersion"].as_str().filter(|v| !v.is_empty());
+    if given.is_some_and(|given| live.object["metadata"]["resourceVersion"] != given) {
+        let name = call.name.unwrap_or_default().to_owned();
+        return Err(ApiError::Conflict { resource: call.kind.resource(), name, why: MODIFIED.into() });
+    }
+    let mut config = part_of_config(call, config)?;
+    metadata::identify(&mut config, call.kind, call.namespace, call.name)?;
+    let narrowed = (writing.part == Part::Status).then(|| live.status_only());
+    let old = narrowed.as_ref().unwrap_or(&live.object);
+    let author = writing.author(Operation::Apply);
+    let mut merged = merge_applied(old, &config, schema);
+    if let Some(last) = live.managed.fields(&author.owner) {
+        let mut kept = fields_of(&config, schema);
+        kept.add(&live.managed.of_others(&author.owner));
+        remove_given_up(&mut merged, schema, last, &kept);
+    }
+    let objects = Applied { live: old, config: &config, new: &merged };
+    let managed = apply_ownership(&live.managed, &author, objects, force)?;
+    admit::update(writing, live, merged, Some(managed))
 }
 
 /// An applied configuration reduced to the part that it may write.

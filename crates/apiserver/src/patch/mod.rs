@@ -62,6 +62,11 @@ impl Patch {
         }
     }
 
+    /// Only these address parts of an object that they do not name.
+    pub fn is_json(&self) -> bool {
+        matches!(self, Self::Json(_))
+    }
+
     pub fn apply(&self, object: &Value, schema: &Schema) -> Result<Value> {
         let mut patched = object.clone();
         match self {
