@@ -184,7 +184,10 @@ class Zygote:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if isolated:
-            drop_privileges(spawn["user"])
+            os.setgroups([])
+            os.setresgid(*[spawn["user"]] * 3)
+            os.setresuid(*[spawn["user"]] * 3)
+        drop_capabilities()
         os.chdir(spawn["working_dir"])
         self.set_up_python(spawn)
         # After the change of user, which clears it.
@@ -221,10 +224,7 @@ def drop_bounding_set():
             break  # Past the last one this kernel knows, or not permitted: then there is nothing to take away.
 
 
-def drop_privileges(user):
-    os.setgroups([])
-    os.setresgid(user, user, user)
-    os.setresuid(user, user, user)
+def drop_capabilities():
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     check("capabilities", libc.syscall(SYS_CAPSET, header, (ctypes.c_uint32 * 6)()))
     prctl("ambient capabilities", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)

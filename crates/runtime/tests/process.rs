@@ -39,6 +39,7 @@ fn main() {
         launcher_is_killed,
         without_nftables,
         without_root,
+        without_namespaces,
         measure_cold_starts,
     ]);
 }
@@ -558,7 +559,7 @@ async fn launcher_is_killed() {
 }
 
 async fn without_nftables() {
-    let script = "mount -t tmpfs none /usr/sbin && exec \"$0\" internal-launcher";
+    let script = "mount -t tmpfs none /usr/sbin && exec \"$0\" \"$@\"";
     let wrapped = ["-m", "sh", "-c", script];
     let platform = Platform::wrapped("/usr/bin/unshare", &wrapped).await;
     let capabilities = platform.provider.capabilities();
@@ -655,6 +656,18 @@ async fn measure_cold_starts() {
     let again = Platform::start().await;
     println!("the provider starts in {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
     again.provider.shutdown().await;
+}
+
+async fn without_namespaces() {
+    let platform = Platform::wrapped("/usr/bin/setpriv", &["--bounding-set=-sys_admin", "--"]).await;
+    let missing = platform.provider.capabilities().missing_isolation;
+    assert!(missing.len() >= 3 && missing.iter().all(|m| m.contains("does not allow them")), "{missing:?}");
+    let status = "print(open('/proc/self/status').read())";
+    let (status, _) = platform.run(python("status", status)).await;
+    for want in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(status.contains(want), "{want} is not in {status}");
+    }
+    platform.provider.shutdown().await;
 }
 
 fn files(folder: &Path) -> Vec<(String, u64)> {

@@ -89,11 +89,13 @@ fn attempt(entry: &Entry<'_>) -> Result<std::convert::Infallible, Step> {
     std::mem::forget(null);
     sys::limit(libc::RLIMIT_NOFILE, entry.open_files).map_err(at("limit of open files"))?;
     sys::limit(libc::RLIMIT_CORE, 0).map_err(at("limit of core files"))?;
+    let bounded = sys::drop_bounding_set();
     if let Some(walls) = &entry.walls {
-        sys::drop_bounding_set().map_err(at("bounding set"))?;
+        // Not permitted without privileges, which is where there are no walls and nothing to drop.
+        bounded.map_err(at("bounding set"))?;
         sys::become_user(walls.user).map_err(at("user"))?;
-        sys::drop_capabilities().map_err(at("capabilities"))?;
     }
+    sys::drop_capabilities().map_err(at("capabilities"))?;
     chdir(entry.working_dir).map_err(at(&format!("working folder {}", entry.working_dir)))?;
     let program = entry.argv.first().map_or("", String::as_str);
     let (argv, env) = strings(entry).map_err(at(program))?;

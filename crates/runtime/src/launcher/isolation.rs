@@ -44,7 +44,8 @@ impl Cell {
 pub struct Isolation {
     home: Home,
     ground: Ground,
-    slot: Slot,
+    /// Taken as long as anything of it is there.
+    slot: Option<Slot>,
     tree: Tree,
     network: Network,
     roots: Roots,
@@ -63,11 +64,20 @@ impl Isolation {
         let ground = |number| Ground::new(number, start.pod_cidr, start.uid_base);
         let slot = slot::take(ground)?;
         let ground = ground(slot.number);
-        // What could not be finished must not stand around.
-        Self::fill(start, ground.clone(), slot).inspect_err(|_| drop(slot::clean(&ground)))
+        match Self::fill(start, ground.clone()) {
+            Ok((mut isolation, missing)) => {
+                isolation.slot = Some(slot);
+                Ok((isolation, missing))
+            }
+            Err(e) => {
+                // What could not be finished must not stand around. If that fails too, the next platform cleans.
+                let _ = slot.release(&ground);
+                Err(e)
+            }
+        }
     }
 
-    fn fill(start: &Start, ground: Ground, slot: Slot) -> io::Result<(Self, Vec<String>)> {
+    fn fill(start: &Start, ground: Ground) -> io::Result<(Self, Vec<String>)> {
         let mut tree = Tree::find(&ground.cgroup)?;
         let mut missing: Vec<String> = tree.prepare().into_iter().map(|(c, why)| without_controller(c, &why)).collect();
         let dns = match start.dns.is_empty() {
@@ -83,7 +93,7 @@ impl Isolation {
         })?;
         let mut isolation = Self {
             home: Home::remember()?,
-            slot,
+            slot: None,
             tree,
             network,
             roots: Roots::new(&start.data_dir, &start.assets, &dns)?,
@@ -213,7 +223,7 @@ impl Isolation {
     /// Kills everything, removes everything, gives the slot back.
     pub fn tear_down(self) -> io::Result<()> {
         drop(self.stock);
-        self.slot.release(&self.ground)
+        self.slot.map_or(Ok(()), |slot| slot.release(&self.ground))
     }
 
     fn make_cell(&mut self) -> io::Result<Cell> {

@@ -123,7 +123,7 @@ impl Platform {
         Self::with(|_| {}).await
     }
 
-    /// The launcher is started by another program, which gets its path as the last argument.
+    /// The launcher is started by another program, which gets its path and argument as the last ones.
     pub async fn wrapped(program: &str, arguments: &[&str]) -> Self {
         Self::with(|config| wrap(config, program, arguments)).await
     }
@@ -139,7 +139,6 @@ impl Platform {
                 std::os::unix::fs::chown(path, Some(65534), Some(65534)).expect("chown");
             }
             wrap(config, program, arguments);
-            config.launcher_args.push(LAUNCHER.to_owned());
         })
         .await
     }
@@ -212,7 +211,7 @@ impl Platform {
 fn wrap(config: &mut ProcessConfig, program: &str, arguments: &[&str]) {
     let executable = std::mem::replace(&mut config.executable, program.into());
     config.launcher_args = arguments.iter().map(|a| (*a).to_owned()).collect();
-    config.launcher_args.push(executable.display().to_string());
+    config.launcher_args.extend([executable.display().to_string(), LAUNCHER.to_owned()]);
 }
 
 pub fn python(uid: &str, code: &str) -> SandboxSpec {
