@@ -61,7 +61,7 @@ fn unpack_wheels(folder: &Path, out: &Path, files: &mut Vec<(String, PathBuf)>) 
     };
     if wheels.is_empty() {
         println!(
-            "cargo:warning=runtimes/python/wheels is empty, so this build cannot run Python; `make wheels` fills it"
+            "cargo:warning=runtimes/python/wheels is empty, so this build cannot run Python; `pip download -r runtimes/python/requirements.txt -d runtimes/python/wheels` fills it"
         );
         return Ok(());
     }

@@ -3,9 +3,9 @@
 //!
 //! Owns every choice that needs no kernel. Must not know files, sockets or time.
 
+use core::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
