@@ -1,0 +1,183 @@
+//! The node's own API, as the API server calls it: the logs of its pods.
+//!
+//! `GET /containerLogs/{namespace}/{pod}/{container}`; 404 for a pod that is not here, 400 with a sentence for a log
+//! that there is not.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body::Frame;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use jiff::{SignedDuration, Timestamp};
+use percent_encoding::percent_decode_str;
+use runtime::{ErrorClass, LogOptions, LogStream};
+use tower::service_fn;
+
+use crate::logs::{self, Directory, Entry};
+use crate::{BoxError, KubeletService};
+
+pub fn service(directory: Arc<Directory>, clock: api::Clock) -> KubeletService {
+    KubeletService::new(service_fn(move |request: Request<Full<Bytes>>| {
+        let (directory, clock) = (directory.clone(), clock.clone());
+        async move { Ok(serve(&directory, clock(), request).await) }
+    }))
+}
+
+async fn serve(directory: &Directory, now: Timestamp, request: Request<Full<Bytes>>) -> Response<Body> {
+    let path: Vec<&str> = request.uri().path().trim_start_matches('/').split('/').collect();
+    let ["containerLogs", namespace, pod, container] = path.as_slice() else {
+        return answer(StatusCode::NOT_FOUND, "this node serves /containerLogs/{namespace}/{pod}/{container}");
+    };
+    if request.method() != Method::GET {
+        return answer(StatusCode::METHOD_NOT_ALLOWED, "only GET is served");
+    }
+    let query = match Query::parse(request.uri().query().unwrap_or_default(), now) {
+        Ok(query) => query,
+        Err(problem) => return answer(StatusCode::BAD_REQUEST, &problem),
+    };
+    let Some(entry) = directory.get(namespace, pod) else {
+        return answer(StatusCode::NOT_FOUND, &format!("pod {namespace}/{pod} is not on this node"));
+    };
+    if entry.container != *container {
+        let text = format!("container {container} is not valid for pod {pod}; it has {}", entry.container);
+        return answer(StatusCode::BAD_REQUEST, &text);
+    }
+    if query.previous { previous(&entry, pod, &query.options) } else { present(&entry, pod, query.options).await }
+}
+
+fn previous(entry: &Entry, pod: &str, options: &LogOptions) -> Response<Body> {
+    match entry.previous.as_ref().or(entry.ended.as_ref()) {
+        Some(log) => whole(logs::select(log, options)),
+        None => {
+            let text = format!("previous terminated container {:?} in pod {pod:?} not found", entry.container);
+            answer(StatusCode::BAD_REQUEST, &text)
+        }
+    }
+}
+
+async fn present(entry: &Entry, pod: &str, options: LogOptions) -> Response<Body> {
+    if let Some(provider) = &entry.provider {
+        match provider.logs(&entry.uid, &entry.container, options.clone()).await {
+            Ok(stream) => return Response::new(Streamed { stream: Mutex::new(stream) }.boxed()),
+            Err(error) if error.class() == ErrorClass::NotFound => {}
+            Err(error) => return answer(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        }
+    }
+    match &entry.ended {
+        Some(log) => whole(logs::select(log, &options)),
+        None => {
+            let text = format!("container {:?} in pod {pod:?} is waiting to start: {}", entry.container, entry.waiting);
+            answer(StatusCode::BAD_REQUEST, &text)
+        }
+    }
+}
+
+type Body = BoxBody<Bytes, BoxError>;
+
+fn whole(bytes: Bytes) -> Response<Body> {
+    Response::new(Full::new(bytes).map_err(|never| match never {}).boxed())
+}
+
+fn answer(status: StatusCode, text: &str) -> Response<Body> {
+    let mut response = whole(Bytes::copy_from_slice(text.as_bytes()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
+    response
+}
+
+/// A log as a body. The lock is never taken: it makes a stream that one task reads fit for being shared.
+struct Streamed {
+    stream: Mutex<LogStream>,
+}
+
+impl http_body::Body for Streamed {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let stream = match self.get_mut().stream.get_mut() {
+            Ok(stream) => stream,
+            Err(poisoned) => poisoned.into_inner(),
+        };
+        let next = stream.poll_next_unpin(context);
+        next.map(|chunk| chunk.map(|chunk| chunk.map(Frame::data).map_err(BoxError::from)))
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Query {
+    options: LogOptions,
+    previous: bool,
+}
+
+impl Query {
+    fn parse(query: &str, now: Timestamp) -> Result<Self, String> {
+        let mut parsed = Self { options: LogOptions::default(), previous: false };
+        let pairs = query.split('&').filter(|pair| !pair.is_empty());
+        for (name, value) in pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))) {
+            let value = percent_decode_str(value).decode_utf8().map_err(|_| format!("{name} is not text"))?;
+            let number = || value.parse::<u64>().map_err(|_| format!("{name}={value} is not a number from 0 on"));
+            let truth = || match &*value {
+                "true" | "1" => Ok(true),
+                "false" | "0" | "" => Ok(false),
+                _ => Err(format!("{name}={value} is neither true nor false")),
+            };
+            let options = &mut parsed.options;
+            match name {
+                "follow" => options.follow = truth()?,
+                "timestamps" => options.timestamps = truth()?,
+                "previous" => parsed.previous = truth()?,
+                "tailLines" => options.tail_lines = Some(usize::try_from(number()?).unwrap_or(usize::MAX)),
+                "limitBytes" => options.limit_bytes = Some(number()?).filter(|n| *n > 0),
+                "sinceSeconds" | "sinceTime" if options.since.is_some() => {
+                    return Err("at most one of sinceTime or sinceSeconds may be specified".into());
+                }
+                "sinceSeconds" => {
+                    let seconds = i64::try_from(number()?).unwrap_or(i64::MAX);
+                    let since = now.saturating_sub(SignedDuration::from_secs(seconds));
+                    options.since = Some(since.unwrap_or(Timestamp::MIN));
+                }
+                "sinceTime" => {
+                    let since = value.parse().map_err(|_| format!("sinceTime={value} is not an RFC 3339 time"))?;
+                    options.since = Some(since);
+                }
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries() {
+        let now = Timestamp::from_second(100).unwrap();
+        let all = LogOptions::default;
+        let at = |second| Timestamp::from_second(second).ok();
+        for (query, want) in [
+            ("", Ok((all(), false))),
+            ("follow=true&previous=1&foo=x", Ok((LogOptions { follow: true, ..all() }, true))),
+            ("tailLines=5&timestamps=true", Ok((LogOptions { tail_lines: Some(5), timestamps: true, ..all() }, false))),
+            ("limitBytes=9&sinceSeconds=60", Ok((LogOptions { limit_bytes: Some(9), since: at(40), ..all() }, false))),
+            ("sinceTime=1970%2D01%2D01T00%3A00%3A07Z", Ok((LogOptions { since: at(7), ..all() }, false))),
+            ("tailLines=-1", Err("tailLines=-1 is not a number")),
+            ("follow=maybe", Err("neither true nor false")),
+            ("sinceTime=x", Err("not an RFC 3339 time")),
+            ("sinceSeconds=1&sinceTime=1970-01-01T00:00:07Z", Err("at most one")),
+        ] {
+            match (Query::parse(query, now), want) {
+                (Ok(got), Ok((options, previous))) => assert_eq!(got, Query { options, previous }, "{query}"),
+                (Err(got), Err(want)) => assert!(got.contains(want), "{query}: {got}"),
+                (got, want) => panic!("{query}: {got:?}, not {want:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,482 @@
+//! One pod's life: asks `plan` what comes next, does it, and writes the status.
+//!
+//! The surprise: a status that nobody waits for is held back for [`PATIENCE`], so that an instance that is ready at
+//! once costs one write instead of three.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::core::Request;
+use registry::image::ImageError;
+use runtime::{ErrorClass, ProviderError, Sandbox};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::environment::{self, Facts};
+use crate::events::Recorder;
+use crate::images::Images;
+use crate::logs::{self, Directory, Entry};
+use crate::plan::{self, Busy, Ended, History, Leaving, Step};
+use crate::pods::News;
+use crate::translate::{self, Accepted, Refusal, reason};
+use crate::{Config, MANAGER, status};
+
+/// How long a status waits that nobody waits for.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// The pause after a write that failed.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Attempts to create a sandbox that fail quietly: most of what is exhausted comes back at once.
+const QUIET_ATTEMPTS: u32 = 3;
+
+/// What all workers share.
+pub struct Shared {
+    pub client: Client,
+    pub config: Arc<Config>,
+    pub images: Images,
+    /// The runtime classes of the Providers, in their order.
+    pub classes: Vec<&'static str>,
+    pub directory: Arc<Directory>,
+    pub recorder: Recorder,
+    /// A Provider that is gone for good ends the node.
+    pub fatal: mpsc::Sender<ProviderError>,
+}
+
+impl Shared {
+    fn accept(&self, pod: &Pod) -> Result<Accepted, Refusal> {
+        translate::accept(pod, &self.classes, &self.config.registry_host)
+    }
+}
+
+pub struct Worker {
+    shared: Arc<Shared>,
+    news: watch::Receiver<News>,
+    pod: Arc<Pod>,
+    gone: bool,
+    sandbox: Option<Sandbox>,
+    history: History,
+    provider: usize,
+    /// The status as it is in the API, and the socket's annotation.
+    written: Value,
+    socket: Option<String>,
+    /// When the status is written at the latest, or again.
+    write_at: Option<Instant>,
+    busy: Option<(Busy, BoxFuture<'static, Outcome>)>,
+}
+
+/// What came of what was done.
+enum Outcome {
+    Started(Result<Sandbox, Failure>),
+    Collected(Bytes),
+    Stopped(Result<(), ProviderError>),
+    Deleted(kube::Result<()>),
+    Rested,
+}
+
+enum Failure {
+    Refused(Refusal),
+    Passing { reason: &'static str, message: String },
+    Provider(ProviderError),
+}
+
+impl Worker {
+    pub fn new(shared: Arc<Shared>, mut news: watch::Receiver<News>) -> Self {
+        let pod = news.borrow_and_update().pod.clone();
+        let history = History::of(&pod, (shared.config.clock)());
+        let written = status_of(&pod);
+        let socket = pod.metadata.annotations.as_ref();
+        let socket = socket.and_then(|a| a.get(api::names::annotation::SOCKET)).cloned();
+        let worker = Self {
+            shared,
+            news,
+            pod,
+            gone: false,
+            sandbox: None,
+            history,
+            provider: 0,
+            written,
+            socket,
+            write_at: None,
+            busy: None,
+        };
+        let entry =
+            Entry { uid: worker.uid().to_owned(), container: worker.container().to_owned(), ..Entry::default() };
+        worker.shared.directory.add(worker.namespace(), worker.name(), entry);
+        worker
+    }
+
+    pub async fn run(mut self) {
+        loop {
+            let wait = match self.next_step() {
+                Step::Wait(until) => until,
+                Step::Done => break,
+                step => {
+                    // What the step changes is seen by the status, and by the next look at the plan.
+                    self.write().await;
+                    self.begin(step);
+                    continue;
+                }
+            };
+            self.write().await;
+            let now = (self.shared.config.clock)();
+            let step_at = wait.map(|at| {
+                // A moment later than asked for: rounding must not lead to a look too early.
+                let left = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+                Instant::now() + left + Duration::from_millis(1)
+            });
+            let wake = step_at.into_iter().chain(self.write_at).min();
+            tokio::select! {
+                changed = self.news.changed() => match changed {
+                    Ok(()) => self.hear(),
+                    Err(_) => break,
+                },
+                outcome = outcome(&mut self.busy) => self.settle(outcome),
+                () = sleep_until(wake) => {}
+            }
+        }
+        self.shared.directory.remove(self.namespace(), self.name(), self.uid());
+    }
+
+    fn next_step(&self) -> Step {
+        plan::step(&plan::Inputs {
+            pod: &self.pod,
+            gone: self.gone,
+            sandbox: self.sandbox.as_ref(),
+            history: &self.history,
+            busy: self.busy.as_ref().map(|(busy, _)| *busy),
+            drain_delay: self.shared.config.drain_delay,
+            now: (self.shared.config.clock)(),
+        })
+    }
+
+    fn hear(&mut self) {
+        let News { pod, gone, sandbox } = self.news.borrow_and_update().clone();
+        if !Arc::ptr_eq(&pod, &self.pod) {
+            if pod.spec != self.pod.spec && self.history.trouble.as_ref().is_some_and(|t| t.retry_at.is_none()) {
+                self.history.trouble = None;
+            }
+            self.pod = pod;
+        }
+        self.gone = gone;
+        if let Some(sandbox) = sandbox.filter(|s| self.is_of_this_run(s)) {
+            self.sandbox = Some(sandbox);
+        }
+        if (self.gone || plan::is_deleting(&self.pod)) && self.history.leaving.is_none() {
+            let was_ready = self.sandbox.as_ref().is_some_and(Sandbox::is_ready);
+            self.history.leaving = Some(Leaving { since: (self.shared.config.clock)(), was_ready });
+            if self.history.held {
+                self.event("Killing", format!("Stopping container {}", self.container()));
+            }
+        }
+    }
+
+    /// An earlier run of the same pod may still be heard of.
+    fn is_of_this_run(&self, sandbox: &Sandbox) -> bool {
+        let before = self.history.end.as_ref().or(self.history.last.as_ref());
+        self.history.held && plan::began(sandbox) != before.map(|end| end.started)
+    }
+
+    fn begin(&mut self, step: Step) {
+        let (shared, uid) = (self.shared.clone(), self.uid().to_owned());
+        let provider = self.shared.config.providers.get(self.provider).cloned();
+        let busy: (Busy, BoxFuture<'static, Outcome>) = match (step, provider) {
+            (Step::Start, _) => {
+                self.history.starting();
+                // Whoever must stop what is half started has to know whom to ask.
+                if let Ok(accepted) = shared.accept(&self.pod) {
+                    self.provider = accepted.provider;
+                }
+                (Busy::Starting, start(shared, self.pod.clone()).map(Outcome::Started).boxed())
+            }
+            (Step::Collect, Some(provider)) => {
+                let container = self.container().to_owned();
+                let log = async move { logs::collect(provider.as_ref(), &uid, &container).await };
+                (Busy::Collecting, log.map(Outcome::Collected).boxed())
+            }
+            (Step::Stop { grace }, Some(provider)) => {
+                let stopped = async move { provider.stop(&uid, grace).await };
+                (Busy::Stopping { grace }, stopped.map(Outcome::Stopped).boxed())
+            }
+            (Step::Delete, _) => {
+                (Busy::Deleting, delete(shared.client.clone(), self.pod.clone()).map(Outcome::Deleted).boxed())
+            }
+            (Step::Collect | Step::Stop { .. } | Step::Wait(_) | Step::Done, _) => return,
+        };
+        // What was being done is dropped: only a stop comes in between, and it ends whatever it was.
+        self.busy = Some(busy);
+    }
+
+    fn settle(&mut self, outcome: Outcome) {
+        self.busy = None;
+        match outcome {
+            Outcome::Started(Ok(sandbox)) => self.started(sandbox),
+            Outcome::Started(Err(failure)) => self.failed(failure),
+            Outcome::Collected(log) => self.ended(log),
+            Outcome::Stopped(Ok(())) => {
+                self.history.stopped();
+                self.sandbox = None;
+            }
+            Outcome::Stopped(Err(error)) => self.not_stopped(error),
+            Outcome::Rested => {}
+            Outcome::Deleted(Ok(())) => self.gone = true,
+            Outcome::Deleted(Err(error)) if is_past(&error) => self.gone = true,
+            Outcome::Deleted(Err(error)) => {
+                tracing::warn!(pod = self.name(), %error, "a stopped pod was not deleted");
+                self.busy = Some((Busy::Deleting, rest().boxed()));
+            }
+        }
+    }
+
+    fn started(&mut self, sandbox: Sandbox) {
+        let began = plan::began(&sandbox);
+        self.history.started();
+        // News of this run may have come first, and are newer.
+        if self.sandbox.as_ref().and_then(plan::began) != began {
+            self.sandbox = Some(sandbox);
+        }
+        self.event("Created", format!("Created container {}", self.container()));
+        self.event("Started", format!("Started container {}", self.container()));
+        let provider = self.shared.config.providers.get(self.provider).cloned();
+        self.directory(|entry| {
+            entry.provider = provider;
+            if let Some(ended) = entry.ended.take() {
+                entry.previous = Some(ended);
+            }
+        });
+    }
+
+    fn failed(&mut self, failure: Failure) {
+        let now = (self.shared.config.clock)();
+        let attempts = self.history.trouble.as_ref().map_or(0, |t| t.attempts);
+        match failure {
+            Failure::Provider(error) => match error.class() {
+                ErrorClass::Fatal => {
+                    self.history.failed(reason::CREATE, error.to_string(), now);
+                    // One word of it is enough.
+                    let _ = self.shared.fatal.try_send(error);
+                }
+                ErrorClass::Invalid => {
+                    let unsupported = matches!(error, ProviderError::Unsupported { .. });
+                    let reason = if unsupported { reason::NO_PROVIDER } else { reason::CREATE };
+                    self.history.refused(reason, error.to_string());
+                }
+                ErrorClass::Retry | ErrorClass::NotFound => {
+                    let reason = if attempts < QUIET_ATTEMPTS { reason::CREATING } else { reason::CREATE };
+                    self.history.failed(reason, error.to_string(), now);
+                }
+            },
+            Failure::Refused(refusal) if refusal.reason != reason::CONFIG => {
+                self.history.refused(refusal.reason, refusal.message);
+            }
+            // What it refers to may yet appear.
+            Failure::Refused(Refusal { reason, message }) | Failure::Passing { reason, message } => {
+                self.history.failed(reason, message, now);
+            }
+        }
+        let trouble = self.history.trouble.clone();
+        if let Some(trouble) = trouble.filter(|t| t.reason != reason::CREATING) {
+            self.warning("Failed", format!("{}: {}", trouble.reason, trouble.message));
+            self.directory(|entry| entry.waiting = format!("{}: {}", trouble.reason, trouble.message));
+        }
+    }
+
+    fn ended(&mut self, log: Bytes) {
+        let Some(exit) = self.sandbox.as_ref().and_then(plan::exit) else { return };
+        let mut end = Ended::new(exit, String::new());
+        let container = self.pod.spec.as_ref().and_then(|s| s.containers.first());
+        let policy = container.and_then(|c| c.termination_message_policy.as_deref());
+        if end.code != 0 && policy == Some("FallbackToLogsOnError") {
+            end.message = logs::last_words(&log);
+        }
+        if end.reason == "OOMKilled" {
+            let limit = container.and_then(|c| c.resources.as_ref()?.limits.as_ref()?.get("memory"));
+            let limit = limit.map_or("the node's default".to_owned(), |l| l.0.clone());
+            end.message = format!("out of memory: its limit is {limit}\n{}", end.message).trim_end().to_owned();
+        }
+        tracing::debug!(pod = self.name(), code = end.code, reason = end.reason, "a container ended");
+        let restarts = plan::RestartPolicy::of(&self.pod).restarts(&end);
+        self.history.ended(end);
+        if restarts && self.history.failures > 1 {
+            let message = format!("Back-off restarting failed container {} in pod {}", self.container(), self.name());
+            self.warning("BackOff", message);
+        }
+        self.directory(|entry| entry.ended = Some(log));
+    }
+
+    fn not_stopped(&mut self, error: ProviderError) {
+        tracing::warn!(pod = self.name(), %error, "a sandbox was not stopped");
+        if error.class() == ErrorClass::Fatal {
+            let _ = self.shared.fatal.try_send(error);
+        }
+        let now = (self.shared.config.clock)();
+        self.history.stop_again_at = now.checked_add(jiff::SignedDuration::from_secs(1)).ok();
+    }
+
+    /// Sends the status if it differs, at once or when its time has come.
+    async fn write(&mut self) {
+        let finished = self.history.end.is_none() && plan::is_finished(&self.pod);
+        let collecting = matches!(self.next_step(), Step::Collect) || matches!(self.busy, Some((Busy::Collecting, _)));
+        if self.gone || finished || collecting {
+            self.write_at = None;
+            return;
+        }
+        let (wanted, socket) = self.wanted();
+        let changes = status::changes(&self.written, &wanted);
+        let socket = (socket != self.socket).then_some(socket);
+        if changes.is_none() && socket.is_none() {
+            self.write_at = None;
+            return;
+        }
+        let now = Instant::now();
+        // A pause after a failure is longer than any patience.
+        let failing = self.write_at.is_some_and(|at| at > now + PATIENCE);
+        let due = *self.write_at.get_or_insert(now + PATIENCE);
+        if failing || (due > now && !status::is_urgent(&self.written, &wanted)) {
+            return;
+        }
+        let mut patch = json!({"metadata": {"uid": self.pod.metadata.uid}, "status": changes.unwrap_or(json!({}))});
+        if let Some(socket) = &socket {
+            patch["metadata"]["annotations"] = json!({api::names::annotation::SOCKET: socket});
+        }
+        match send(&self.shared.client, self.namespace(), self.name(), patch).await {
+            Ok(()) => {
+                self.written = wanted;
+                self.socket = socket.unwrap_or(self.socket.take());
+                self.write_at = None;
+            }
+            // The watch will say so as well.
+            Err(error) if is_past(&error) => self.write_at = None,
+            Err(error) => {
+                tracing::warn!(pod = self.name(), %error, "a pod's status was not written");
+                self.write_at = Some(Instant::now() + PAUSE);
+            }
+        }
+    }
+
+    fn wanted(&self) -> (Value, Option<String>) {
+        let rendered = status::render(&status::Inputs {
+            pod: &self.pod,
+            sandbox: self.sandbox.as_ref(),
+            history: &self.history,
+            class: self.shared.classes.get(self.provider).copied().unwrap_or_default(),
+            host_ip: self.shared.config.host_ip,
+            now: (self.shared.config.clock)(),
+        });
+        let status = serde_json::to_value(rendered).expect("a status is JSON");
+        (status, status::socket(self.sandbox.as_ref()).map(str::to_owned))
+    }
+
+    fn uid(&self) -> &str {
+        self.pod.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    fn name(&self) -> &str {
+        self.pod.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    fn namespace(&self) -> &str {
+        self.pod.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    fn container(&self) -> &str {
+        let first = self.pod.spec.as_ref().and_then(|s| s.containers.first());
+        first.map(|c| c.name.as_str()).unwrap_or_default()
+    }
+
+    fn event(&self, reason: &'static str, message: String) {
+        self.shared.recorder.normal(&self.pod, reason, message, (self.shared.config.clock)());
+    }
+
+    fn warning(&self, reason: &'static str, message: String) {
+        self.shared.recorder.warning(&self.pod, reason, message, (self.shared.config.clock)());
+    }
+
+    fn directory(&self, edit: impl FnOnce(&mut Entry)) {
+        self.shared.directory.update(self.namespace(), self.name(), self.uid(), edit);
+    }
+}
+
+fn status_of(pod: &Pod) -> Value {
+    serde_json::to_value(pod.status.clone().unwrap_or_default()).expect("a status is JSON")
+}
+
+/// Whatever is being done, when it is done; never, when nothing is.
+async fn outcome(busy: &mut Option<(Busy, BoxFuture<'static, Outcome>)>) -> Outcome {
+    match busy {
+        Some((_, doing)) => doing.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Everything from a manifest to processes.
+async fn start(shared: Arc<Shared>, pod: Arc<Pod>) -> Result<Sandbox, Failure> {
+    let config = &shared.config;
+    let accepted = shared.accept(&pod).map_err(Failure::Refused)?;
+    let container = pod.spec.as_ref().and_then(|s| s.containers.first()).expect("an accepted pod has one container");
+    let (image, new) = shared.images.get(&accepted.image).await.map_err(|error| match error {
+        ImageError::WrongPlatform { .. } => {
+            Failure::Refused(Refusal { reason: reason::NO_PROVIDER, message: error.to_string() })
+        }
+        error => {
+            let message = format!("{}: {error}", accepted.image);
+            Failure::Passing { reason: reason::IMAGE_PULL, message }
+        }
+    })?;
+    let now = (config.clock)();
+    if new {
+        shared.recorder.normal(&pod, "Pulled", format!("Unpacked image {}", accepted.image), now);
+    }
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let sources = environment::sources(&shared.client, namespace, container).await;
+    let sources = sources.map_err(|e| Failure::Passing { reason: reason::CONFIG, message: e.to_string() })?;
+    let facts = Facts { pod: &pod, host_ip: config.host_ip };
+    let env = environment::resolve(&image.config, container, &sources, &facts).map_err(Failure::Refused)?;
+    let spec = translate::sandbox(&pod, &image, env, &config.default_limits).map_err(Failure::Refused)?;
+    config.providers[accepted.provider].create(Arc::new(spec)).await.map_err(Failure::Provider)
+}
+
+/// Removes a pod from the API, if it is still this one.
+async fn delete(client: Client, pod: Arc<Pod>) -> kube::Result<()> {
+    let (name, namespace) = (pod.metadata.name.as_deref(), pod.metadata.namespace.as_deref());
+    let params = DeleteParams {
+        grace_period_seconds: Some(0),
+        preconditions: Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    let request = Request::new(<Pod as kube::Resource>::url_path(&(), namespace))
+        .delete(name.unwrap_or_default(), &params)
+        .map_err(kube::Error::BuildRequest)?;
+    client.request_text(request).await.map(drop)
+}
+
+/// A pause, after which the deletion is planned anew.
+async fn rest() -> Outcome {
+    tokio::time::sleep(PAUSE).await;
+    Outcome::Rested
+}
+
+async fn send(client: &Client, namespace: &str, name: &str, patch: Value) -> kube::Result<()> {
+    let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+    let request = Request::new(<Pod as kube::Resource>::url_path(&(), Some(namespace)))
+        .patch_subresource("status", name, &params, &Patch::Merge(patch))
+        .map_err(kube::Error::BuildRequest)?;
+    client.request_text(request).await.map(drop)
+}
+
+/// Whether the pod is not there any more, or its name is another's.
+fn is_past(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404 || status.code == 409)
+}
