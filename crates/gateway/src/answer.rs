@@ -6,7 +6,7 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -104,10 +104,11 @@ impl Passing {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let mut driven = false;
         loop {
-            // What comes on a connection of our own comes only out of driving it, below: nobody else wakes this task.
-            let mut quiet = Context::from_waker(Waker::noop());
-            let waking = if self.upstream.is_some() { &mut quiet } else { &mut *cx };
-            match Pin::new(&mut self.incoming).poll_frame(waking) {
+            let polled = match &mut self.upstream {
+                Some(upstream) => upstream.poll_body(&mut self.incoming),
+                None => Pin::new(&mut self.incoming).poll_frame(cx),
+            };
+            match polled {
                 Poll::Ready(Some(Ok(frame))) => {
                     if let Some(idle) = &mut self.idle {
                         idle.deadline = self.worker.deadline_in(idle.micros);
@@ -126,13 +127,12 @@ impl Passing {
                     self.finish();
                     return Poll::Ready(None);
                 }
-                Poll::Pending if driven => break,
                 Poll::Pending => match &mut self.upstream {
-                    Some(upstream) => {
+                    Some(upstream) if !driven || upstream.missed() => {
                         upstream.drive(cx);
                         driven = true;
                     }
-                    None => break,
+                    _ => break,
                 },
             }
         }

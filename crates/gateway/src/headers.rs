@@ -180,8 +180,9 @@ fn strip(headers: &mut HeaderMap) {
         "x-forwarded-host",
         "authorization",
     ];
+    let usual = |token: &str| ["keep-alive", "close", "upgrade", "te"].iter().any(|t| t.eq_ignore_ascii_case(token));
     let named: Vec<HeaderName> = tokens(headers, header::CONNECTION)
-        .filter(|token| !KEPT.iter().any(|kept| kept.eq_ignore_ascii_case(token)))
+        .filter(|token| !usual(token) && !KEPT.iter().any(|kept| kept.eq_ignore_ascii_case(token)))
         .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
         .collect();
     for name in named {
@@ -317,14 +318,21 @@ pub(crate) fn forwarded(peer: &Peer, host: &HeaderValue) -> HeaderValue {
     HeaderValue::from_maybe_shared(text.freeze()).expect("an address and a checked host are header text")
 }
 
-/// Turns an instance's answer into one for the client.
+/// Turns an instance's answer into one for the client. Most servers send `Connection: keep-alive` with every answer,
+/// so that case removes one header and looks no further.
 pub(crate) fn to_client(headers: &mut HeaderMap) {
-    let strips = headers.keys().any(|name| {
-        matches!(*name, header::CONNECTION | header::TRANSFER_ENCODING | header::UPGRADE)
-            || matches!(name.as_str(), "keep-alive" | "proxy-connection")
-    });
-    if strips {
+    let (mut connection, mut more) = (false, false);
+    for (name, value) in &*headers {
+        match *name {
+            header::CONNECTION if value == "keep-alive" || value == "close" => connection = true,
+            header::CONNECTION | header::TRANSFER_ENCODING | header::UPGRADE => more = true,
+            _ => more |= matches!(name.as_str(), "keep-alive" | "proxy-connection"),
+        }
+    }
+    if more {
         strip(headers);
+    } else if connection {
+        headers.remove(header::CONNECTION);
     }
 }
 

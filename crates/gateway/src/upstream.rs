@@ -77,6 +77,8 @@ impl Body for Outbound {
 struct Relay {
     task: AtomicWaker,
     attached: AtomicBool,
+    /// Woken while nobody was attached.
+    missed: AtomicBool,
 }
 
 impl Wake for Relay {
@@ -87,6 +89,8 @@ impl Wake for Relay {
     fn wake_by_ref(self: &Arc<Self>) {
         if self.attached.load(Relaxed) {
             self.task.wake();
+        } else {
+            self.missed.store(true, Relaxed);
         }
     }
 }
@@ -136,9 +140,24 @@ impl Upstream {
 
     /// Makes progress in both directions, for the calling task.
     pub fn drive(&mut self, cx: &mut Context<'_>) {
+        self.relay.missed.store(false, Relaxed);
         self.relay.task.register(cx.waker());
         self.relay.attached.store(true, Relaxed);
         poll_driver(&mut self.driver, &self.waker);
+    }
+
+    /// Polls the body that comes on this connection. Taking a frame wakes the connection, which would have this very
+    /// task run once more for nothing; the caller drives the connection anyway when [`Upstream::missed`] says so.
+    pub fn poll_body(&mut self, body: &mut Incoming) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.relay.attached.store(false, Relaxed);
+        let polled = Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()));
+        self.relay.attached.store(true, Relaxed);
+        polled
+    }
+
+    /// Whether the connection has to be driven again.
+    pub fn missed(&self) -> bool {
+        self.relay.missed.load(Relaxed)
     }
 
     /// Sends a request and waits for the answer's head. `overdue` is asked whenever nothing has come yet.
