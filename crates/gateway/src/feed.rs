@@ -5,7 +5,7 @@
 //! EndpointSlice may be seen before the Ingress that names its back end, so slices are kept whether used or not.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use api::condition::{Condition, is_false};
 use api::networking::{Ingress, SplitPolicy};
@@ -60,6 +60,9 @@ struct Sources {
     slices: HashMap<RevisionKey, BTreeMap<String, Vec<Ready>>>,
     failures: HashMap<RevisionKey, Arc<Failure>>,
     backends: HashMap<RevisionKey, Arc<Backend>>,
+    /// Back ends that no Ingress names any more but some request still uses. One that is named again goes on with its
+    /// slots, so that its limit holds across the gap.
+    retired: HashMap<RevisionKey, Weak<Backend>>,
 }
 
 impl Feed {
@@ -85,35 +88,12 @@ impl Feed {
     /// An Ingress as it is now. Visible to requests after [`Feed::publish`].
     pub fn ingress(&self, ingress: &Ingress) {
         let mut sources = self.sources();
-        let Sources { backends, slices, failures, .. } = &mut *sources;
         let mut names = HashSet::new();
         let compiled = table::compile(ingress, &mut |key, policy| {
             names.insert(key.clone());
-            self.resolve(backends, slices, failures, key, policy)
+            sources.resolve(&self.inner.hub, key, policy)
         });
         sources.ingresses.insert(name(ingress), Source { compiled, names });
-    }
-
-    fn resolve(
-        &self,
-        backends: &mut HashMap<RevisionKey, Arc<Backend>>,
-        slices: &HashMap<RevisionKey, BTreeMap<String, Vec<Ready>>>,
-        failures: &HashMap<RevisionKey, Arc<Failure>>,
-        key: RevisionKey,
-        policy: &SplitPolicy,
-    ) -> Arc<Backend> {
-        let limit = u32::try_from(policy.container_concurrency).unwrap_or(0);
-        if let Some(known) = backends.get(&key) {
-            known.set_limit(limit);
-            return known.clone();
-        }
-        let hub = &self.inner.hub;
-        let metrics = hub.metrics.backend(&key, &policy.service);
-        let backend = Backend::new(key.clone(), policy.service.clone(), limit, metrics, hub.clone());
-        backend.set_instances(&merged(slices.get(&key)));
-        backend.set_failure(failures.get(&key).cloned());
-        backends.insert(key, backend.clone());
-        backend
     }
 
     pub fn remove_ingress(&self, ingress: &Ingress) {
@@ -130,7 +110,7 @@ impl Feed {
         let mut sources = self.sources();
         let named: HashSet<RevisionKey> =
             sources.ingresses.values().flat_map(|source| source.names.iter().cloned()).collect();
-        sources.backends.retain(|key, _| named.contains(key));
+        sources.retire(&named);
         let all = || sources.ingresses.values().map(|source| &source.compiled);
         self.inner.tables.store(Arc::new(Tables {
             public: Table::assemble(Side::Public, all()),
@@ -223,6 +203,38 @@ impl Feed {
     /// No code panics while it holds the lock, so a poisoned one still guards sound state.
     fn sources(&self) -> std::sync::MutexGuard<'_, Sources> {
         self.inner.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sources {
+    fn resolve(&mut self, hub: &Arc<Hub>, key: RevisionKey, policy: &SplitPolicy) -> Arc<Backend> {
+        let limit = u32::try_from(policy.container_concurrency).unwrap_or(0);
+        if let Some(known) = self.backends.get(&key) {
+            known.set_limit(limit);
+            return known.clone();
+        }
+        let backend = match self.retired.remove(&key).and_then(|retired| retired.upgrade()) {
+            Some(retired) => retired,
+            None => {
+                let metrics = hub.metrics.backend(&key, &policy.service);
+                Backend::new(key.clone(), policy.service.clone(), limit, metrics, hub.clone())
+            }
+        };
+        backend.set_limit(limit);
+        backend.set_instances(&merged(self.slices.get(&key)));
+        backend.set_failure(self.failures.get(&key).cloned());
+        self.backends.insert(key, backend.clone());
+        backend
+    }
+
+    fn retire(&mut self, named: &HashSet<RevisionKey>) {
+        let unnamed: Vec<RevisionKey> = self.backends.keys().filter(|key| !named.contains(*key)).cloned().collect();
+        for key in unnamed {
+            if let Some(backend) = self.backends.remove(&key) {
+                self.retired.insert(key, Arc::downgrade(&backend));
+            }
+        }
+        self.retired.retain(|_, backend| backend.strong_count() > 0);
     }
 }
 

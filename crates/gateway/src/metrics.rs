@@ -30,6 +30,11 @@ struct CodeLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OnlyCode {
+    code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PhaseLabels {
     namespace: String,
     service: String,
@@ -52,7 +57,7 @@ pub(crate) struct Metrics {
     pub connections_refused: Counter,
     pub retries: Counter,
     pub messages_dropped: Counter,
-    rejected: Family<CodeLabels, Counter>,
+    rejected: Family<OnlyCode, Counter>,
 }
 
 /// The codes with a handle of their own; any other is looked up.
@@ -112,8 +117,7 @@ impl Metrics {
     }
 
     pub fn reject(&self, code: u16) {
-        let labels = Labels::default();
-        self.rejected.get_or_create(&labels.with_code(code)).inc();
+        self.rejected.get_or_create(&OnlyCode { code }).inc();
     }
 
     pub fn backend(&self, key: &RevisionKey, service: &str) -> Handles {

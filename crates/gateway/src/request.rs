@@ -4,6 +4,7 @@
 //! The surprise: the warm way is one future without an allocation of its own; whatever is rare is boxed, so that the
 //! common case stays small.
 
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,18 +50,19 @@ pub(crate) enum Failure {
     Late,
 }
 
-/// Answers one request.
-pub(crate) async fn serve(front: Rc<Front>, mut request: Request<Incoming>) -> Response<Answer> {
+/// Answers one request, always.
+pub(crate) async fn serve(front: Rc<Front>, mut request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
+    let front = &*front;
     let busy = Busy::new(front.pulse.clone());
     let worker = &front.worker;
     let seen = headers::survey(request.headers());
     let host = match headers::host(&request) {
         Ok(host) => host,
-        Err(why) => return reject(worker, Problem::Malformed(why), seen, busy),
+        Err(why) => return Ok(reject(worker, Problem::Malformed(why), seen, busy)),
     };
-    let (rule, route) = match find(&front, &host, &request) {
+    let (rule, route) = match find(front, &host, &request) {
         Ok(found) => found,
-        Err(problem) => return reject(worker, problem, seen, busy),
+        Err(problem) => return Ok(reject(worker, problem, seen, busy)),
     };
     let allowed = allowed_micros(&route);
     let started = worker.hub.micros();
@@ -71,20 +73,20 @@ pub(crate) async fn serve(front: Rc<Front>, mut request: Request<Incoming>) -> R
         Arrival::Wait(ticket) => Box::pin(visit.wait(ticket)).await,
     };
     if let Err(refusal) = seated {
-        return fail(visit, Failure::Refused(refusal), allowed, seen, busy);
+        return Ok(fail(visit, Failure::Refused(refusal), allowed, seen, busy));
     }
     let wanted = if seen.upgrade { headers::wanted_upgrade(&request) } else { None };
     let upgrade = wanted.is_some().then(|| hyper::upgrade::on(&mut request));
-    let request = prepare(&front, request, seen, &host, &rule, &route, wanted);
+    let request = prepare(front, request, seen, &host, &rule, &route, wanted);
     let mut exchange = Exchange { worker, visit: &mut visit, deadline: started + allowed, attempts: 0 };
     let answered = match exchange.is_h2c() {
         false => exchange.run(request).await.map(|(response, upstream)| (response, Some(upstream))),
         true => Box::pin(h2c::run(&mut exchange, request, &host)).await.map(|response| (response, None)),
     };
-    match answered {
-        Ok((response, upstream)) => pass(&front, visit, response, upstream, upgrade, &route, seen, busy),
+    Ok(match answered {
+        Ok((response, upstream)) => pass(front, visit, response, upstream, upgrade, &route, seen, busy),
         Err(failure) => fail(visit, failure, allowed, seen, busy),
-    }
+    })
 }
 
 /// Looks the request up in the table of its listener.
@@ -190,7 +192,8 @@ impl Exchange<'_> {
             // is kept for that case.
             let spare = if upstream.reused { copy(&request) } else { None };
             let reused = upstream.reused;
-            match upstream.send(request, |cx| deadline.passed(cx)).await {
+            let answer = upstream.send(request);
+            match upstream.answer(answer, |cx| deadline.passed(cx)).await {
                 Ok(response) => return Ok((response, upstream)),
                 Err(Failed::Unsent(intact)) if reused => request = *intact,
                 Err(Failed::Unsent(intact)) => {

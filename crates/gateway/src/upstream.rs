@@ -160,13 +160,21 @@ impl Upstream {
         self.relay.missed.load(Relaxed)
     }
 
-    /// Sends a request and waits for the answer's head. `overdue` is asked whenever nothing has come yet.
-    pub async fn send(
+    /// Hands a request over; it is written when the answer is waited for.
+    pub fn send(
         &mut self,
         request: Request<Outbound>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Outbound>>>> + use<> {
+        self.sender.try_send_request(request)
+    }
+
+    /// Waits for the answer's head. `overdue` is asked whenever nothing has come yet.
+    pub async fn answer(
+        &mut self,
+        answer: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Outbound>>>>,
         mut overdue: impl FnMut(&mut Context<'_>) -> bool,
     ) -> Result<Response<Incoming>, Failed> {
-        let mut answer = pin!(self.sender.try_send_request(request));
+        let mut answer = pin!(answer);
         let (relay, driver, waker) = (&self.relay, &mut self.driver, &self.waker);
         std::future::poll_fn(|cx| {
             relay.task.register(cx.waker());

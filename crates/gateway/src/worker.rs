@@ -6,7 +6,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
@@ -318,10 +317,7 @@ async fn connection(front: Rc<Front>, stream: TcpStream) {
     let pulse = front.pulse.clone();
     let io = TokioIo::new(Client::new(stream, pulse.clone()));
     let worker = front.worker.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        let front = front.clone();
-        async move { Ok::<_, Infallible>(request::serve(front, request).await) }
-    });
+    let service = service_fn(move |request: Request<Incoming>| request::serve(front.clone(), request));
     if http2 {
         pulse.is_http2();
         let connection = h2_builder(&worker.limits).serve_connection(io, service);
@@ -438,10 +434,12 @@ impl<C: Graceful> Future for Serve<C> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         this.pulse.listen(cx);
-        if this.pulse.is_over() {
+        let over = this.pulse.is_over();
+        if over && this.told {
             return Poll::Ready(());
         }
-        if this.worker.draining.get() && !this.told {
+        // An idle client is told that the connection ends; one in the middle of a head is dropped at the next tick.
+        if (over || this.worker.draining.get()) && !this.told {
             this.told = true;
             Pin::new(&mut this.connection).finish();
         }

@@ -1,7 +1,10 @@
 //! The gateway over real sockets, with real back ends.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends; clippy knows tests only by their attribute")]
+
 mod failures;
 mod harness;
 mod protocols;
 mod routing;
 mod waiting;
+mod watching;
