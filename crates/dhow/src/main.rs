@@ -1,1 +1,49 @@
-fn main() {}
+//! The one binary: it parses, and then it is the platform, its launcher, or a client.
+//!
+//! Owns: which of the three this process is, and the runtime it gets. The launcher must start before any thread does.
+
+mod up;
+
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// What the platform re-executes itself with.
+const LAUNCHER: &str = "internal-launcher";
+
+fn main() -> ExitCode {
+    // Before clap, since the launcher must stay small and single-threaded.
+    if std::env::args().nth(1).as_deref() == Some(LAUNCHER) {
+        return match std::io::stdin().as_fd().try_clone_to_owned() {
+            Ok(control) => runtime::launcher::main(control),
+            Err(error) => {
+                eprintln!("dhow {LAUNCHER} is started by dhow up: {error}");
+                ExitCode::from(2)
+            }
+        };
+    }
+    let cli = cli::Cli::parse();
+    daemon::tls::install_provider();
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).clamp(2, 8);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("dhow: cannot start threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = match cli.command {
+        cli::Command::Up(args) => match runtime.block_on(up::run(&args)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("dhow up: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+        _ => runtime.block_on(cli::run(cli, daemon::system_clock())),
+    };
+    // A read of stdin or a name lookup may still block a thread; nobody waits for it any more.
+    runtime.shutdown_background();
+    code
+}
