@@ -1,0 +1,69 @@
+//! A packed source on its way to the platform, under the name of its content.
+
+use http::{Method, Request, StatusCode, header};
+use serde::Deserialize;
+
+use crate::connect::Platform;
+use crate::http::{self as wire, Body};
+use crate::packing::Packed;
+use crate::{Failure, Result};
+
+/// An error's text is not worth more.
+const PROBLEM_BYTES: usize = 64 << 10;
+
+/// What the platform API says instead of "stored".
+#[derive(Deserialize)]
+struct Problem {
+    message: String,
+    next: String,
+}
+
+/// Whether it had to be sent.
+pub async fn upload(platform: &Platform, base: &str, packed: Packed) -> Result<bool> {
+    let path = format!("/v1/namespaces/{}/blobs/{}", platform.namespace, packed.digest);
+    let there = wire::send(WHAT, base, request(platform, base, Method::HEAD, &path, 0, wire::whole(""))?).await?;
+    match there.response.status() {
+        StatusCode::OK => return Ok(false),
+        StatusCode::NOT_FOUND => {}
+        status => return Err(refused(status, "")),
+    }
+    let body = wire::streamed(tokio::fs::File::from_std(packed.file));
+    let request = request(platform, base, Method::PUT, &path, packed.bytes, body)?;
+    let stored = wire::send(WHAT, base, request).await?;
+    let status = stored.response.status();
+    if status.is_success() { Ok(true) } else { Err(refused(status, &stored.text(PROBLEM_BYTES).await)) }
+}
+
+const WHAT: &str = "the platform API";
+
+fn request(
+    platform: &Platform,
+    base: &str,
+    method: Method,
+    path: &str,
+    bytes: u64,
+    body: Body,
+) -> Result<Request<Body>> {
+    let host = wire::authority(base).map(|a| a.to_string()).unwrap_or_default();
+    let mut request = Request::builder().method(method).uri(path).header(header::HOST, host);
+    if bytes > 0 {
+        request = request.header(header::CONTENT_LENGTH, bytes);
+        request = request.header(header::CONTENT_TYPE, "application/gzip");
+    }
+    if let Some(token) = &platform.token {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    }
+    request.body(body).map_err(|e| Failure::failed(format!("the upload cannot be asked for: {e}")))
+}
+
+fn refused(status: StatusCode, text: &str) -> Failure {
+    let what = |message: &str| format!("the platform did not take the source ({}): {message}", status.as_u16());
+    match serde_json::from_str::<Problem>(text) {
+        Ok(problem) => Failure::failed(what(&problem.message)).next(problem.next),
+        Err(_) if status == StatusCode::UNAUTHORIZED => {
+            Failure::failed(what("the kubeconfig's token is not known there"))
+                .next("use the kubeconfig that this `dhow up` wrote, with --kubeconfig or DHOW_KUBECONFIG")
+        }
+        Err(_) => Failure::failed(what(text.trim())),
+    }
+}

@@ -1,0 +1,91 @@
+//! Plain HTTP to the gateway and the platform API, at the address they are published under.
+//!
+//! Never resolves a function's host name: it dials the address and says the name in `Host`.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::Authority;
+use http::{Request, Response, Uri};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::failure::innermost;
+use crate::{Failure, Result};
+
+const CONNECT: Duration = Duration::from_secs(5);
+const CHUNK: usize = 64 << 10;
+
+pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// An answer, and the connection that it comes through.
+pub struct Answer {
+    pub response: Response<Incoming>,
+    _connection: JoinSet<()>,
+}
+
+pub fn whole(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A file, read as it is sent.
+pub fn streamed(file: tokio::fs::File) -> Body {
+    let chunks = futures::stream::try_unfold(file, |mut file| async move {
+        let mut chunk = bytes::BytesMut::with_capacity(CHUNK);
+        let count = file.read_buf(&mut chunk).await?;
+        Ok((count > 0).then(|| (Frame::data(chunk.freeze()), file)))
+    });
+    StreamBody::new(chunks).boxed_unsync()
+}
+
+/// Sends one request, whose target is a path, to the server at `base` (`http://host:port`).
+pub async fn send(what: &str, base: &str, request: Request<Body>) -> Result<Answer> {
+    let unreachable = |error: String| {
+        Failure::unreachable(format!("{what} at {base} does not answer: {error}"))
+            .next("is the platform running? look with: dhow status")
+    };
+    let authority = authority(base).ok_or_else(|| unreachable("only http:// addresses are spoken to".into()))?;
+    let port = authority.port_u16().unwrap_or(80);
+    let host = authority.host().trim_matches(['[', ']']);
+    let dialled = tokio::time::timeout(CONNECT, TcpStream::connect((host, port))).await;
+    let stream = dialled.map_err(|_| unreachable("it takes too long to connect".into()))?;
+    let stream = stream.map_err(|e| unreachable(e.to_string()))?;
+    // A small request must not wait for an acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|e| unreachable(innermost(&e)))?;
+    let mut driver = JoinSet::new();
+    driver.spawn(async move {
+        // Its errors reach whoever reads the answer.
+        let _ = connection.with_upgrades().await;
+    });
+    let sent = sender.send_request(request).await;
+    let broken = |e: hyper::Error| Failure::failed(format!("{what} at {base} broke off: {}", innermost(&e)));
+    Ok(Answer { response: sent.map_err(broken)?, _connection: driver })
+}
+
+/// The host and port of a URL.
+pub fn authority(url: &str) -> Option<Authority> {
+    let uri: Uri = url.parse().ok()?;
+    if uri.scheme_str() == Some("http") { uri.authority().cloned() } else { None }
+}
+
+impl Answer {
+    /// The beginning of the body, as text.
+    pub async fn text(mut self, most: usize) -> String {
+        let mut bytes = vec![];
+        while bytes.len() < most
+            && let Some(Ok(frame)) = self.response.body_mut().frame().await
+        {
+            if let Some(data) = frame.data_ref() {
+                bytes.extend_from_slice(&data[..data.len().min(most - bytes.len())]);
+            }
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
