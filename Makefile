@@ -23,7 +23,7 @@ test:
 	$(CARGO) xtask tidy
 	DHOW_KUBECTL="$$(xtask/kubectl.sh)" $(CARGO) test --workspace --quiet
 	/usr/bin/python3 -m unittest discover --quiet --start-directory runtimes/python/tests
-	/usr/bin/node --test runtimes/node/tests/
+	/usr/bin/node --test runtimes/node/tests/*.test.mjs
 
 test-long:
 	@xtask/prepare.sh test
