@@ -1,0 +1,12 @@
+//! End to end: a real `dhow up`, its own command line, kubectl, and plain sockets. One module per part of the product;
+//! each test names the promise that it holds.
+
+mod bad_input;
+mod burst;
+mod cli;
+mod crash;
+mod function;
+mod gateway;
+mod harness;
+mod kubectl;
+mod sandbox;
