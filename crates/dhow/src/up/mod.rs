@@ -82,7 +82,8 @@ async fn run_rooms(
     provider: &Arc<ProcessProvider>,
 ) -> Result<()> {
     let mut metrics = Metrics::default();
-    let gateway = Gateway::bind(settings.gateway(provider.host_address()), &mut metrics).map_err(settings::with_flag)?;
+    let gateway =
+        Gateway::bind(settings.gateway(provider.host_address()), &mut metrics).map_err(settings::with_flag)?;
     let endpoints = endpoints(&bound, &gateway, provider);
     if let Some(internal) = gateway.addresses().internal {
         provider.permit(internal).await.context("opening the gateway to instances")?;

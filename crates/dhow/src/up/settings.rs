@@ -92,7 +92,12 @@ impl Settings {
         }
     }
 
-    pub fn node(&self, registry_host: &str, registry: registry::Registry, provider: Arc<ProcessProvider>) -> node::Config {
+    pub fn node(
+        &self,
+        registry_host: &str,
+        registry: registry::Registry,
+        provider: Arc<ProcessProvider>,
+    ) -> node::Config {
         node::Config {
             node_name: NODE.to_owned(),
             host_ip: provider.host_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),

@@ -67,7 +67,12 @@ async fn killed_at_random_moments() {
 }
 
 /// Deploy, call, delete; each step may be cut short by the kill.
-async fn one_life(platform: &Platform, name: &str, acknowledged: &mut BTreeSet<String>, undecided: &mut BTreeSet<String>) {
+async fn one_life(
+    platform: &Platform,
+    name: &str,
+    acknowledged: &mut BTreeSet<String>,
+    undecided: &mut BTreeSet<String>,
+) {
     let dir = platform.write_function(name, &[("main.py", SOURCE)]);
     undecided.insert(name.to_owned());
     if !platform.dhow(&["deploy", "--no-wait", dir.to_str().expect("UTF-8")]).status.success() {
@@ -87,7 +92,12 @@ async fn one_life(platform: &Platform, name: &str, acknowledged: &mut BTreeSet<S
     }
 }
 
-fn check_survivors(platform: &Platform, acknowledged: &mut BTreeSet<String>, undecided: &mut BTreeSet<String>, round: usize) {
+fn check_survivors(
+    platform: &Platform,
+    acknowledged: &mut BTreeSet<String>,
+    undecided: &mut BTreeSet<String>,
+    round: usize,
+) {
     let list: Value = serde_json::from_str(&platform.dhow_ok(&["list", "-o", "json"])).expect("JSON");
     let items = list["items"].as_array().or_else(|| list.as_array()).cloned().unwrap_or_default();
     let there: BTreeSet<String> = items

@@ -102,7 +102,8 @@ async fn events_arrive_in_both_http_modes() {
             .header("ce-type", "binary")
             .header("ce-source", "/test")
             .header("content-type", "application/json");
-        let structured = json!({"specversion": "1.0", "id": "2", "type": "structured", "source": "/test", "data": {"n": 2}});
+        let structured =
+            json!({"specversion": "1.0", "id": "2", "type": "structured", "source": "/test", "data": {"n": 2}});
         for (request, body, want) in [
             (binary, r#"{"n":1}"#.to_owned(), json!({"saw": "binary", "n": 1})),
             (
@@ -130,7 +131,10 @@ async fn dependencies_are_installed_once_and_cached() {
     let files = |answer: &str| {
         vec![
             ("requirements.txt", "iniconfig==2.0.0\n".to_owned()),
-            ("main.py", format!("import iniconfig\n\ndef handle(request):\n    return '{answer} ' + iniconfig.__name__\n")),
+            (
+                "main.py",
+                format!("import iniconfig\n\ndef handle(request):\n    return '{answer} ' + iniconfig.__name__\n"),
+            ),
         ]
     };
     fn borrow<'a>(files: &'a [(&'a str, String)]) -> Vec<(&'a str, &'a str)> {

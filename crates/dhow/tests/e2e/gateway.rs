@@ -38,7 +38,8 @@ async fn http2_with_prior_knowledge() {
     let platform = Platform::start().await;
     platform.deploy("hello", HELLO);
     let stream = tokio::net::TcpStream::connect(platform.endpoint("gateway")).await.expect("connected");
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("h2");
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("h2");
     let connection = tokio::spawn(connection);
     for _ in 0..3 {
         let uri = format!("http://{}/?name=h2", platform.host("hello"));
@@ -63,7 +64,8 @@ async fn bodies_stream_both_ways_at_once() {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("h1");
     let connection = tokio::spawn(connection);
     let (mut feed, chunks) = futures::channel::mpsc::channel::<Result<Frame<Bytes>, std::convert::Infallible>>(1);
-    let request = Request::post("/").header("host", platform.host("echo")).body(StreamBody::new(chunks)).expect("a request");
+    let request =
+        Request::post("/").header("host", platform.host("echo")).body(StreamBody::new(chunks)).expect("a request");
     feed.send(Ok(Frame::data(Bytes::from_static(b"chunk 0")))).await.expect("sent");
     let mut response = sender.send_request(request).await.expect("the answer begins before the request ends");
     assert_eq!(response.status().as_u16(), 200);
@@ -114,13 +116,19 @@ async fn forwarding_and_trace_headers() {
     let plain = platform.get("mirror", "/").await.json();
     assert_eq!(plain["x-forwarded-for"], "127.0.0.1", "{plain}");
     assert_eq!(plain["x-forwarded-proto"], "http", "{plain}");
-    assert!(plain["forwarded"].as_str().is_some_and(|f| f.contains("for=127.0.0.1") && f.contains("proto=http")), "{plain}");
+    assert!(
+        plain["forwarded"].as_str().is_some_and(|f| f.contains("for=127.0.0.1") && f.contains("proto=http")),
+        "{plain}"
+    );
     assert!(plain["traceparent"].as_str().is_some_and(|t| t.len() == 55 && t.starts_with("00-")), "{plain}");
     assert!(plain["host"].as_str().is_some_and(|h| h.starts_with("mirror.default.localhost")), "{plain}");
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let request = Request::get("/").header("traceparent", trace).header("connection", "x-hop").header("x-hop", "1");
     let continued = platform.send("mirror", request, Bytes::new()).await.json();
-    assert!(continued["traceparent"].as_str().is_some_and(|t| t.contains("0af7651916cd43dd8448eb211c80319c")), "{continued}");
+    assert!(
+        continued["traceparent"].as_str().is_some_and(|t| t.contains("0af7651916cd43dd8448eb211c80319c")),
+        "{continued}"
+    );
     assert!(continued["x-hop"].is_null(), "hop-by-hop headers stay behind: {continued}");
 }
 
@@ -154,7 +162,11 @@ async fn requests_in_flight_survive_scale_down() {
     .await;
     let pod = platform.pods("slow").pop().expect("a pod");
     platform.kubectl_ok(&["delete", "pod", &pod, "--wait=false"]);
-    assert_eq!(call.await.expect("the call ends"), Ok((200, "finished".to_owned())), "a stopped instance finishes its request");
+    assert_eq!(
+        call.await.expect("the call ends"),
+        Ok((200, "finished".to_owned())),
+        "a stopped instance finishes its request"
+    );
 }
 
 #[tokio::test]

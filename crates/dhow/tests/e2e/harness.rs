@@ -86,7 +86,10 @@ impl Platform {
         let mut command = Command::new(DHOW);
         command.arg("up").arg("--data-dir").arg(self.data_dir());
         for listener in ["api", "gateway", "console", "metrics", "registry"] {
-            command.arg(format!("--{listener}-listen")).arg("127.0.0.1:0");
+            let flag = format!("--{listener}-listen");
+            if !self.flags.contains(&flag) {
+                command.arg(flag).arg("127.0.0.1:0");
+            }
         }
         command.args(&self.flags).env("RUST_BACKTRACE", "1");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
@@ -95,6 +98,8 @@ impl Platform {
 
     pub async fn launch(&mut self) {
         assert!(self.child.is_none(), "it is running");
+        // A killed platform leaves the file; the new one removes it too, but perhaps after we have looked.
+        let _ = std::fs::remove_file(self.data_dir().join("endpoints.json"));
         self.child = Some(self.up_command().spawn().expect("dhow up starts"));
         eventually("dhow up is ready", || async {
             let child_ended = self.exit_status();
@@ -243,7 +248,10 @@ impl Drop for Platform {
     }
 }
 
-pub async fn send(address: &str, request: Request<Full<Bytes>>) -> Result<Reply, Box<dyn std::error::Error + Send + Sync>> {
+pub async fn send(
+    address: &str,
+    request: Request<Full<Bytes>>,
+) -> Result<Reply, Box<dyn std::error::Error + Send + Sync>> {
     let stream = tokio::net::TcpStream::connect(address).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);

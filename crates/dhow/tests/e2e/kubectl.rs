@@ -16,13 +16,30 @@ async fn get_and_describe_every_kind_of_the_flow() {
     let platform = Platform::start().await;
     platform.deploy("hello", HELLO);
     let names = |kind: &str| platform.kubectl_ok(&["get", kind, "-o", "name"]);
-    for kind in ["functions", "fn", "builds", "ksvc", "configurations", "revisions", "routes", "deployments", "replicasets", "pods", "kpa", "endpointslices", "services"] {
+    for kind in [
+        "functions",
+        "fn",
+        "builds",
+        "ksvc",
+        "configurations",
+        "revisions",
+        "routes",
+        "deployments",
+        "replicasets",
+        "pods",
+        "kpa",
+        "endpointslices",
+        "services",
+    ] {
         assert!(names(kind).contains("hello"), "{kind}: {}", names(kind));
     }
     for (kind, columns) in [
         ("functions", vec!["NAME", "URL", "READY", "REASON", "AGE"]),
         ("ksvc", vec!["NAME", "URL", "LATESTCREATED", "LATESTREADY", "READY", "REASON"]),
-        ("revisions", vec!["NAME", "CONFIG NAME", "GENERATION", "READY", "REASON", "ACTUAL REPLICAS", "DESIRED REPLICAS"]),
+        (
+            "revisions",
+            vec!["NAME", "CONFIG NAME", "GENERATION", "READY", "REASON", "ACTUAL REPLICAS", "DESIRED REPLICAS"],
+        ),
         ("deployments", vec!["NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE"]),
         ("pods", vec!["NAME", "READY", "STATUS", "RESTARTS", "AGE"]),
     ] {
@@ -77,7 +94,12 @@ async fn apply_edit_wait_and_delete_a_function() {
     .await;
     platform.kubectl_ok(&["delete", "function", "applied", "--timeout=60s"]);
     eventually("everything made for it is gone", || async {
-        let left = platform.kubectl_ok(&["get", "ksvc,configurations,revisions,routes,deployments,replicasets,pods,kpa,builds,endpointslices", "-o", "name"]);
+        let left = platform.kubectl_ok(&[
+            "get",
+            "ksvc,configurations,revisions,routes,deployments,replicasets,pods,kpa,builds,endpointslices",
+            "-o",
+            "name",
+        ]);
         if left.trim().is_empty() { Ok(()) } else { Err(left) }
     })
     .await;
@@ -98,11 +120,23 @@ async fn edit_and_delete_the_generated_kinds() {
     })
     .await;
     assert_eq!(platform.get("hello", "/").await.status.as_u16(), 200);
-    for (kind, name) in [("deployment", "hello-00001-deployment"), ("revision", "hello-00001"), ("ksvc", "hello"), ("function", "hello")] {
+    for (kind, name) in [
+        ("deployment", "hello-00001-deployment"),
+        ("revision", "hello-00001"),
+        ("ksvc", "hello"),
+        ("function", "hello"),
+    ] {
         platform.kubectl_ok(&["annotate", kind, name, "example.org/seen=yes"]);
         assert_eq!(platform.object(kind, name)["metadata"]["annotations"]["example.org/seen"], "yes", "{kind}");
         platform.kubectl_ok(&["label", kind, name, "example.org/l=1"]);
-        platform.kubectl_ok(&["patch", kind, name, "--type=merge", "-p", r#"{"metadata":{"labels":{"example.org/l":null}}}"#]);
+        platform.kubectl_ok(&[
+            "patch",
+            kind,
+            name,
+            "--type=merge",
+            "-p",
+            r#"{"metadata":{"labels":{"example.org/l":null}}}"#,
+        ]);
         assert!(platform.object(kind, name)["metadata"]["labels"]["example.org/l"].is_null(), "{kind}");
     }
     platform.kubectl_ok(&["delete", "ksvc", "hello", "--timeout=60s"]);

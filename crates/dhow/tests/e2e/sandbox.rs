@@ -156,15 +156,19 @@ async fn without_root_it_says_what_is_missing() {
     })
     .await;
     let dhow = |args: &[&str]| {
-        let output = std::process::Command::new(DHOW).args(args).env("DHOW_KUBECONFIG", data.join("kubeconfig")).output();
+        let output =
+            std::process::Command::new(DHOW).args(args).env("DHOW_KUBECONFIG", data.join("kubeconfig")).output();
         let output = output.expect("dhow runs");
         assert!(output.status.success(), "{args:?}: {}\n{}", crate::harness::said(&output), said());
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let status: Value = serde_json::from_str(&dhow(&["status", "-o", "json"])).expect("JSON");
-    let missing = status["missingIsolation"].as_array().cloned().unwrap_or_default();
+    let missing = status["nodes"][0]["missingIsolation"].as_array().cloned().unwrap_or_default();
     assert!(!missing.is_empty(), "{status}");
-    assert!(missing.iter().any(|m| m.as_str().is_some_and(|m| m.contains("root"))), "says what would help: {missing:?}");
+    assert!(
+        missing.iter().any(|m| m.as_str().is_some_and(|m| m.contains("root"))),
+        "says what would help: {missing:?}"
+    );
     assert!(said().contains("isolation"), "the log says so too: {}", said());
     let source = dir.path().join("hello");
     crate::harness::write_files(&source, crate::function::HELLO);
