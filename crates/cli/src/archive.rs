@@ -69,10 +69,11 @@ pub fn gather(path: &Path, max_bytes: u64) -> Result<Source> {
             .next("put a main.py or an index.mjs into it, or look at its .dhowignore"));
     }
     let bytes = entries.iter().map(Entry::bytes).sum();
+    let source = Source { root, entries, bytes };
     if bytes > max_bytes {
-        return Err(too_large(&format!("{shown}"), bytes, max_bytes, &entries));
+        return Err(too_large(&shown.to_string(), max_bytes, &source));
     }
-    Ok(Source { root, entries, bytes })
+    Ok(source)
 }
 
 const LEAVE_OUT: &str = "leave out what it does not need with a .dhowignore (the syntax of .gitignore)";
@@ -153,17 +154,19 @@ fn stays_inside(link: &Path, target: &Path) -> bool {
     true
 }
 
-fn too_large(shown: &str, bytes: u64, max_bytes: u64, entries: &[Entry]) -> Failure {
-    let mut largest: Vec<&Entry> = entries.iter().collect();
-    largest.sort_by_key(|e| std::cmp::Reverse(e.bytes()));
-    let lines = largest.iter().take(LARGEST).map(|e| format!("{}  {}", e.path, show(e.bytes()))).collect::<Vec<_>>();
-    let what = format!(
-        "{shown} holds {}, more than the {} that may be uploaded; its largest files: {}",
-        show(bytes),
-        show(max_bytes),
-        lines.join(", ")
-    );
-    Failure::usage(what).next(LEAVE_OUT)
+fn too_large(shown: &str, max_bytes: u64, source: &Source) -> Failure {
+    let what = format!("{shown} holds {}, more than the {} that may be uploaded", show(source.bytes), show(max_bytes));
+    Failure::usage(what).lines(source.largest()).next(LEAVE_OUT)
+}
+
+impl Source {
+    /// The largest files and their sizes, as lines.
+    pub fn largest(&self) -> Vec<String> {
+        let mut largest: Vec<&Entry> = self.entries.iter().collect();
+        largest.sort_by_key(|e| std::cmp::Reverse(e.bytes()));
+        let lines = largest.iter().take(LARGEST).map(|e| format!("{}  {}", e.path, show(e.bytes())));
+        std::iter::once("its largest files:".to_owned()).chain(lines).collect()
+    }
 }
 
 #[cfg(test)]
@@ -188,7 +191,7 @@ mod tests {
                 assert_eq!(paths, want, "{case}");
             }
             (Err(failure), Err(want)) => {
-                assert!(failure.what.contains(want), "{case}: {failure}");
+                assert!(failure.to_string().contains(want), "{case}: {failure}");
                 assert_eq!(failure.code, crate::Code::Usage, "{case}");
             }
             (got, want) => panic!("{case}: {got:?}, not {want:?}"),
@@ -242,7 +245,7 @@ mod tests {
             file(f, "model.bin", &"x".repeat(700));
             file(f, "a/small", &"x".repeat(400));
         };
-        check("over the limit", 1024, large, Err("model.bin  700 B, a/small  400 B, main.py  1 B"));
+        check("over the limit", 1024, large, Err("model.bin  700 B\n    | a/small  400 B\n    | main.py  1 B"));
         check("at the limit", 1, |_| (), Ok(&["main.py"]));
         check(
             "over, but ignored",

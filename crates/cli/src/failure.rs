@@ -19,7 +19,7 @@ pub struct Failure {
     pub what: String,
     /// Such as `build/hello-1a2b3c`.
     pub object: Option<String>,
-    /// The last lines of what it printed.
+    /// The last lines of what it printed, or what else there is to see.
     pub lines: Vec<String>,
     /// The next command, or what to change.
     pub next: Option<String>,
@@ -97,7 +97,6 @@ impl fmt::Display for Failure {
             write!(f, "\n  object: {object}")?;
         }
         if !self.lines.is_empty() {
-            write!(f, "\n  its last lines:")?;
             for line in &self.lines {
                 write!(f, "\n    | {line}")?;
             }
@@ -118,7 +117,7 @@ mod tests {
     #[test]
     fn reads_top_down() {
         let full = Failure::failed("it broke").object("build/x").lines(vec!["a".into(), "b".into()]).next("dhow x");
-        let want = "error: it broke\n  object: build/x\n  its last lines:\n    | a\n    | b\n  next: dhow x";
+        let want = "error: it broke\n  object: build/x\n    | a\n    | b\n  next: dhow x";
         assert_eq!(full.to_string(), want);
         assert_eq!(Failure::usage("no").to_string(), "error: no");
     }

@@ -51,6 +51,13 @@ pub fn is_ready(pod: &Pod) -> bool {
     conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
+/// What the node says about an instance that runs and is not ready.
+fn unready(pod: &Pod) -> String {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let ready = conditions.into_iter().flatten().find(|c| c.type_ == "Ready");
+    ready.and_then(|c| c.message.clone()).unwrap_or_default()
+}
+
 pub fn instance(pod: &Pod) -> Instance {
     let status = pod.status.clone().unwrap_or_default();
     let container = status.container_statuses.as_ref().and_then(|c| c.first()).cloned().unwrap_or_default();
@@ -67,7 +74,8 @@ pub fn instance(pod: &Pod) -> Instance {
             let said = end.message.clone().unwrap_or_default();
             (why, format!("exit code {}\n{said}", end.exit_code).trim_end().to_owned())
         }
-        (None, None) => (if phase == "Running" { "Starting".into() } else { phase }, String::new()),
+        (None, None) if phase == "Running" => ("Starting".into(), unready(pod)),
+        (None, None) => (phase, String::new()),
     };
     Instance {
         name: pod.metadata.name.clone().unwrap_or_default(),

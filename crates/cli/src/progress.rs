@@ -6,6 +6,9 @@ use api::function::{BUILT, Function, SERVING, SOURCE_READY, reason};
 /// The conditions in the order in which they come true.
 const STAGES: [&str; 4] = [SOURCE_READY, BUILT, SERVING, "Ready"];
 
+/// How a message goes on with what a container said before it ended.
+const LAST_WORDS: &str = " with: ";
+
 /// What has been shown.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -48,17 +51,14 @@ impl Progress {
                 continue;
             }
             let line = line(stage, found);
+            // What failed may word it anew each time it fails; the last words come at the end.
+            let told = if found.status == FALSE { format!("failed {}", found.reason) } else { line.clone() };
             match self.shown.iter_mut().find(|(s, _)| s == stage) {
-                Some((_, before)) if *before == line => {}
-                Some((_, before)) => {
-                    before.clone_from(&line);
-                    lines.push(line);
-                }
-                None => {
-                    self.shown.push((stage.to_owned(), line.clone()));
-                    lines.push(line);
-                }
+                Some((_, before)) if *before == told => continue,
+                Some((_, before)) => *before = told,
+                None => self.shown.push((stage.to_owned(), told)),
             }
+            lines.push(line);
         }
         lines
     }
@@ -88,13 +88,28 @@ fn line(stage: &str, condition: &Condition) -> String {
         FALSE => "failed",
         _ => "...",
     };
-    let first = condition.message.lines().next().unwrap_or_default();
+    let first = headline(&condition.message);
     let text = match (condition.reason.as_str(), first) {
         (reason, "") => reason.to_owned(),
         ("", message) => message.to_owned(),
         (reason, message) => format!("{reason}: {message}"),
     };
     format!("{stage:<11}  {mark:<6}  {text}").trim_end().to_owned()
+}
+
+/// The sentence of a message, without the output of a container that it may go on with.
+pub fn headline(message: &str) -> &str {
+    let sentence = message.find(LAST_WORDS).map_or(message, |at| &message[..at]);
+    sentence.lines().next().unwrap_or_default().trim_end_matches([':', ' '])
+}
+
+/// The output that a message goes on with, if it does.
+pub fn last_words(message: &str) -> Vec<String> {
+    let said = match message.find(LAST_WORDS) {
+        Some(at) => &message[at + LAST_WORDS.len()..],
+        None => message.split_once('\n').map_or("", |(_, rest)| rest),
+    };
+    said.lines().map(str::to_owned).collect()
 }
 
 pub fn state(function: &Function) -> State {
@@ -166,6 +181,25 @@ mod tests {
         ] {
             assert_eq!(progress.lines(&look), want);
         }
+    }
+
+    #[test]
+    fn messages() {
+        for (message, sentence, words) in [
+            ("", "", &[][..]),
+            ("one", "one", &[]),
+            ("one\ntwo\nthree", "one", &["two", "three"]),
+            ("Revision failed: Container failed with: a\nb", "Revision failed: Container failed", &["a", "b"]),
+        ] {
+            assert_eq!(
+                (headline(message), last_words(message)),
+                (sentence, words.iter().map(|w| (*w).to_owned()).collect())
+            );
+        }
+        let mut progress = Progress::default();
+        let failing = |m| function(2, &[(BUILT, "True", "", ""), (SERVING, "False", "RevisionFailed", m)]);
+        assert_eq!(progress.lines(&failing("it failed with: a")).len(), 2);
+        assert_eq!(progress.lines(&failing("it failed with: b")), Vec::<String>::new());
     }
 
     #[test]

@@ -3,10 +3,11 @@
 //! What is wrong with the folder is said before anything is asked of the platform. Ending this command does not end the
 //! deploy: from the moment the Function is applied, the controllers carry it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use api::build::Build;
-use api::function::{Function, FunctionSpec, Runtime, Source};
+use api::function::{Function, FunctionSpec, Runtime};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{EnvVar, Pod};
 use kube::api::{LogParams, Patch, PatchParams};
@@ -15,14 +16,16 @@ use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
 use super::{MANAGER, connect, upload};
+use crate::archive::Source;
 use crate::args::DeployArgs;
 use crate::connect::Platform;
 use crate::failure::Code;
+use crate::instances::{self, Instance};
 use crate::output::printable;
 use crate::packing::Packed;
 use crate::progress::{self, Progress, State};
 use crate::size::show;
-use crate::{Context, Failure, Result, archive, instances, names, packing};
+use crate::{Context, Failure, Result, archive, names, packing};
 
 /// How long what fails may take to pass: an instance that crashed once is started again at once.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -32,27 +35,36 @@ const PATIENCE: u32 = 4;
 const LINES: usize = 20;
 
 pub async fn run(context: &Context, args: DeployArgs) -> Result<()> {
-    let name = match &args.name {
-        Some(name) => name.clone(),
-        None => derived_name(context, &args)?,
-    };
-    names::check(&name)?;
+    if let Some(name) = &args.name {
+        names::check(name)?;
+    }
     let changes = Changes::parse(&args)?;
     let (path, limit) = (args.path.clone(), args.max_source);
     let packing = tokio::task::spawn_blocking(move || {
         let source = archive::gather(&path, limit)?;
-        Ok((packing::pack(&source)?, source.entries.len(), source.bytes))
+        Ok((packing::pack(&source)?, source))
     });
-    let packed: Result<(Packed, usize, u64)> = packing.await.map_err(|e| Failure::failed(e.to_string()))?;
-    let (packed, files, bytes) = packed?;
+    let packed: Result<(Packed, Source)> = packing.await.map_err(|e| Failure::failed(e.to_string()))?;
+    let (packed, source) = packed?;
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => derived_name(context, &source.root)?,
+    };
     let platform = connect(context).await?;
     let endpoints = platform.endpoints().await?;
     let digest = packed.digest.clone();
-    let (size, sent) = (packed.bytes, upload::upload(&platform, endpoints.platform()?, packed).await?);
-    let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+    let size = packed.bytes;
+    let sent = upload::upload(&platform, endpoints.platform()?, packed).await.map_err(|failure| {
+        // The platform counts packed bytes; what makes them many is here.
+        if failure.is_too_large { failure.failure.lines(source.largest()) } else { failure.failure }
+    })?;
+    let files = match source.entries.len() {
+        1 => "1 file".to_owned(),
+        many => format!("{many} files"),
+    };
     context.output.words(&match sent {
-        true => format!("uploaded {files}, {} ({} packed)", show(bytes), show(size)),
-        false => format!("the source is there already ({files}, {})", show(bytes)),
+        true => format!("uploaded {files}, {} ({} packed)", show(source.bytes), show(size)),
+        false => format!("the source is there already ({files}, {})", show(source.bytes)),
     });
     let (function, unchanged) = apply(&platform, &name, &digest, changes).await?;
     if unchanged && let State::Ready { url } = progress::state(&function) {
@@ -69,10 +81,8 @@ pub async fn run(context: &Context, args: DeployArgs) -> Result<()> {
     Ok(())
 }
 
-fn derived_name(context: &Context, args: &DeployArgs) -> Result<String> {
-    // `.` has a name as well; what is not there is said by whoever reads it.
-    let folder = std::fs::canonicalize(&args.path).unwrap_or_else(|_| args.path.clone());
-    let name = names::from_folder(&folder)?;
+fn derived_name(context: &Context, folder: &Path) -> Result<String> {
+    let name = names::from_folder(folder)?;
     if !folder.ends_with(&name) {
         context.output.words(&format!("named {name} after the folder; --name chooses another"));
     }
@@ -118,7 +128,10 @@ impl Changes {
         FunctionSpec {
             runtime: self.runtime.or(before.and_then(|b| b.runtime)),
             handler: self.handler.or(before.and_then(|b| b.handler.clone())),
-            source: Source { blob: Some(api::function::Blob { digest: digest.to_owned() }), inline: None },
+            source: api::function::Source {
+                blob: Some(api::function::Blob { digest: digest.to_owned() }),
+                inline: None,
+            },
             env,
             ..FunctionSpec::default()
         }
@@ -180,8 +193,8 @@ async fn follow(context: &Context, platform: &Platform, name: &str, args: &Deplo
             () = sleep_until(settled.min(until)) => {
                 return Err(match (&seen, settles) {
                     (Some(function), Some(at)) if at <= until => explain(platform, function, args).await,
-                    (Some(function), _) => too_late(name, args.timeout, &progress::summary(function)),
-                    (None, _) => too_late(name, args.timeout, "nothing is known of it yet"),
+                    (Some(function), _) => too_late(platform, name, args.timeout, &progress::summary(function)).await,
+                    (None, _) => too_late(platform, name, args.timeout, "nothing is known of it yet").await,
                 });
             }
             _ = tokio::signal::ctrl_c() => {
@@ -198,10 +211,22 @@ fn lost(name: &str, error: &watcher::Error) -> Failure {
         .next(format!("what was acknowledged is kept; once it is up again: dhow describe {name}"))
 }
 
-fn too_late(name: &str, seconds: u64, summary: &str) -> Failure {
-    Failure::failed(format!("{name} is not served after {seconds} s; it stands at: {}", printable(summary)))
-        .object(format!("function/{name}"))
-        .next(format!("it goes on; look with: dhow describe {name}"))
+async fn too_late(platform: &Platform, name: &str, seconds: u64, summary: &str) -> Failure {
+    let what = format!("{name} is not served after {seconds} s; it stands at: {summary}");
+    let failure = Failure::failed(printable(&what));
+    let Some(instance) = troubled(platform, name).await else {
+        return failure.object(format!("function/{name}")).next(format!("it goes on; look with: dhow describe {name}"));
+    };
+    let mut lines: Vec<String> = instance.message.lines().map(printable).collect();
+    lines.extend(log_tail(platform, &instance.name).await.iter().map(|line| printable(line)));
+    let next = format!("it goes on; look with: dhow describe {name}, dhow logs {name}");
+    failure.object(format!("pod/{}", instance.name)).lines(lines).next(next)
+}
+
+/// An instance that should be ready and is not.
+async fn troubled(platform: &Platform, name: &str) -> Option<Instance> {
+    let pods = instances::pods(platform, &platform.api(), Some(name)).await.unwrap_or_default();
+    pods.iter().map(instances::instance).find(|i| !i.ready)
 }
 
 /// What failed, at which object, with its last lines, and what to do.
@@ -212,16 +237,18 @@ async fn explain(platform: &Platform, function: &Function, args: &DeployArgs) ->
     else {
         return Failure::failed(format!("{name} was not deployed"));
     };
-    let mut said = message.lines();
-    let first = said.next().unwrap_or_default().to_owned();
-    let mut lines: Vec<String> = said.map(str::to_owned).collect();
-    let what = format!("{name} was not deployed: {stage} failed: {reason}: {first}");
+    let mut lines = progress::last_words(&message);
+    let what = format!("{name} was not deployed: {stage} failed: {reason}: {}", progress::headline(&message));
     let again = format!("dhow deploy {}", args.path.display());
     let (object, next) = if stage == api::function::SERVING {
-        let pods = instances::pods(platform, &platform.api(), Some(name)).await.unwrap_or_default();
-        let troubled = pods.iter().map(instances::instance).find(|i| !i.ready);
-        if let Some(instance) = troubled.as_ref().filter(|_| lines.is_empty()) {
-            lines = log_tail(platform, &instance.name).await;
+        let troubled = troubled(platform, name).await;
+        if let Some(instance) = &troubled {
+            // The pod has them as they were printed.
+            match instance.message.is_empty() {
+                false => lines = instance.message.lines().map(str::to_owned).collect(),
+                true if lines.is_empty() => lines = log_tail(platform, &instance.name).await,
+                true => {}
+            }
         }
         let revision = function.status.as_ref().and_then(|s| s.revision.clone());
         let object = troubled.map(|i| format!("pod/{}", i.name)).or(revision.map(|r| format!("revision/{r}")));

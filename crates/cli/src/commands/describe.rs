@@ -14,6 +14,7 @@ use crate::args::{Format, NameArgs};
 use crate::connect::Platform;
 use crate::instances::{self, Instance};
 use crate::output::{age, printable, table};
+use crate::progress::headline;
 use crate::{Context, Failure, Result};
 
 /// Events shown, the latest.
@@ -128,7 +129,7 @@ fn conditions(conditions: &[Condition], now: Timestamp) -> String {
         .iter()
         .filter_map(|type_| condition::find(conditions, type_))
         .map(|c| {
-            let first = c.message.lines().next().unwrap_or_default().to_owned();
+            let first = headline(&c.message).to_owned();
             let since = c.last_transition_time.as_ref().map(|t| t.0);
             vec![c.type_.clone(), c.status.clone(), age(since, now), c.reason.clone(), first]
         })
@@ -148,7 +149,7 @@ fn event_table(events: &[Event], now: Timestamp) -> String {
     let row = |e: &Event| {
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         let object = format!("{}/{}", text(&e.involved_object.kind).to_lowercase(), text(&e.involved_object.name));
-        let message = text(&e.message).lines().next().unwrap_or_default().to_owned();
+        let message = headline(&text(&e.message)).to_owned();
         let count = e.count.filter(|n| *n > 1).map(|n| format!(" (x{n})")).unwrap_or_default();
         vec![age(happened(e), now), text(&e.type_), text(&e.reason), object, format!("{message}{count}")]
     };

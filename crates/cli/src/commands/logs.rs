@@ -18,6 +18,7 @@ use super::{condition, connect, function};
 use crate::args::{Format, LogsArgs};
 use crate::connect::Platform;
 use crate::output::printable;
+use crate::progress::{headline, last_words};
 use crate::{Context, Failure, Result};
 
 /// Lines between the readers and the terminal; readers wait while it is full.
@@ -76,7 +77,10 @@ async fn nothing_runs(printer: &Printer<'_>, platform: &Platform, found: &Functi
     if ready == "True" {
         printer.words(&format!("next: dhow logs {name} -f, and in another terminal: dhow invoke {name}"));
     } else {
-        printer.words(&printable(format!("{name} is not ready: {reason}\n{message}").trim_end()));
+        printer.words(&printable(&format!("{name} is not ready: {reason}: {}", headline(message))));
+        for line in last_words(message) {
+            printer.line(name, &line, false);
+        }
     }
     Ok(())
 }

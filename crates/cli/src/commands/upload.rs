@@ -18,20 +18,36 @@ struct Problem {
     next: String,
 }
 
+/// Why the source is not there.
+pub struct NotUploaded {
+    pub failure: Failure,
+    pub is_too_large: bool,
+}
+
 /// Whether it had to be sent.
-pub async fn upload(platform: &Platform, base: &str, packed: Packed) -> Result<bool> {
+pub async fn upload(platform: &Platform, base: &str, packed: Packed) -> std::result::Result<bool, NotUploaded> {
     let path = format!("/v1/namespaces/{}/blobs/{}", platform.namespace, packed.digest);
     let there = wire::send(WHAT, base, request(platform, base, Method::HEAD, &path, 0, wire::whole(""))?).await?;
     match there.response.status() {
         StatusCode::OK => return Ok(false),
         StatusCode::NOT_FOUND => {}
-        status => return Err(refused(status, "")),
+        status => return Err(refused(status, "").into()),
     }
     let body = wire::streamed(tokio::fs::File::from_std(packed.file));
     let request = request(platform, base, Method::PUT, &path, packed.bytes, body)?;
     let stored = wire::send(WHAT, base, request).await?;
     let status = stored.response.status();
-    if status.is_success() { Ok(true) } else { Err(refused(status, &stored.text(PROBLEM_BYTES).await)) }
+    if status.is_success() {
+        return Ok(true);
+    }
+    let failure = refused(status, &stored.text(PROBLEM_BYTES).await);
+    Err(NotUploaded { failure, is_too_large: status == StatusCode::PAYLOAD_TOO_LARGE })
+}
+
+impl From<Failure> for NotUploaded {
+    fn from(failure: Failure) -> Self {
+        Self { failure, is_too_large: false }
+    }
 }
 
 const WHAT: &str = "the platform API";
