@@ -233,18 +233,26 @@ impl Platform {
 
 impl Drop for Platform {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            let pid = i32::try_from(child.id()).expect("a pid");
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
-            for _ in 0..200 {
-                if matches!(child.try_wait(), Ok(Some(_))) {
-                    return;
-                }
-                std::thread::sleep(Duration::from_millis(50));
+        drop(self.child.take().map(Running));
+    }
+}
+
+/// A process that a failing test, too, takes with it.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    #[expect(clippy::disallowed_methods, reason = "a destructor cannot wait for anything but time")]
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.0.id()).expect("a pid");
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+        for _ in 0..200 {
+            if matches!(self.0.try_wait(), Ok(Some(_)) | Err(_)) {
+                return;
             }
-            let _ = child.kill();
-            let _ = child.wait();
+            std::thread::sleep(Duration::from_millis(50));
         }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -149,7 +149,7 @@ async fn without_root_it_says_what_is_missing() {
     command.stderr(std::fs::File::create(&log).expect("a log"));
     std::os::unix::process::CommandExt::uid(&mut command, nobody);
     std::os::unix::process::CommandExt::gid(&mut command, nobody);
-    let mut child = command.spawn().expect("dhow up starts");
+    let mut child = crate::harness::Running(command.spawn().expect("dhow up starts"));
     let said = || std::fs::read_to_string(&log).unwrap_or_default();
     eventually("it is up without root", || async {
         if data.join("endpoints.json").exists() { Ok(()) } else { Err(said()) }
@@ -174,7 +174,7 @@ async fn without_root_it_says_what_is_missing() {
     crate::harness::write_files(&source, crate::function::HELLO);
     dhow(&["deploy", source.to_str().expect("UTF-8")]);
     assert!(dhow(&["invoke", "hello"]).contains("world"), "a function is served all the same");
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.0.id()).expect("a pid"));
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("signalled");
-    assert!(child.wait().expect("reaped").success(), "{}", said());
+    assert!(child.0.wait().expect("reaped").success(), "{}", said());
 }
