@@ -382,6 +382,16 @@ mod tests {
     }
 
     #[test]
+    fn addresses() {
+        let mut served = sandbox(Phase::Running { since: at(5), ready: true });
+        assert_eq!((socket(Some(&served)), socket(None)), (None, None));
+        served.address = Some(Address::Unix("/run/u.sock".into()));
+        assert_eq!(socket(Some(&served)), Some("/run/u.sock"));
+        let got = run(json!({}), json!({}), Some(&served), &History::default(), 9);
+        assert!(got["podIP"].is_null() && got["hostIP"] == "127.0.0.1", "{got}");
+    }
+
+    #[test]
     fn patches() {
         for (there, wanted, patch, urgent) in [
             (json!({"phase": "Running"}), json!({"phase": "Running", "qosClass": "x"}), None, false),

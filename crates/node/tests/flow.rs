@@ -308,6 +308,9 @@ async fn a_job_ends_and_keeps_its_log() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_run_says_why() {
     let world = World::start().await;
+    // Unpacked before: knowing a digest must not be enough to run it from another repository.
+    world.create("fine", |_| ()).await;
+    world.until_ready("fine").await;
     let digest = world.image.split_once('@').unwrap().1.to_owned();
     let image = |text: String| move |p: &mut Value| p["spec"]["containers"][0]["image"] = text.into();
     world.create("foreign", image(format!("127.0.0.1:5000/other/hello@{digest}"))).await;
