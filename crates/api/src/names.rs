@@ -7,7 +7,8 @@ pub const GROUP: &str = "dhow.dev";
 /// The namespace Dhow's own objects live in.
 pub const SYSTEM_NAMESPACE: &str = "dhow-system";
 /// The ConfigMap in [`SYSTEM_NAMESPACE`] that publishes the gateway's and the platform API's URLs.
-/// Keys: `gateway` and `platform`, each an absolute `http://host:port`; `domain`, the domain of public hosts.
+/// Keys: `gateway` and `platform`, each an absolute `http://host:port`; `domain`, the domain of public hosts;
+/// `maxSource`, the most bytes of a packed source that the platform takes.
 pub const ENDPOINTS_CONFIG_MAP: &str = "dhow-endpoints";
 /// The prefix of every field manager: `dhow-<controller>`.
 pub const FIELD_MANAGER_PREFIX: &str = "dhow-";

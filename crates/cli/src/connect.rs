@@ -30,6 +30,8 @@ pub struct Endpoints {
     pub gateway: Option<String>,
     pub platform: Option<String>,
     pub domain: Option<String>,
+    /// The most bytes of a packed source that it takes.
+    pub max_source: Option<u64>,
 }
 
 /// The parts of the environment that say where a kubeconfig is.
@@ -121,7 +123,12 @@ impl Platform {
         let found = found.map_err(|e| Failure::api("asking where the platform listens", &e))?;
         let mut data = found.and_then(|map| map.data).unwrap_or_default();
         let mut take = |key: &str| data.remove(key);
-        Ok(Endpoints { gateway: take("gateway"), platform: take("platform"), domain: take("domain") })
+        Ok(Endpoints {
+            gateway: take("gateway"),
+            platform: take("platform"),
+            domain: take("domain"),
+            max_source: take("maxSource").and_then(|bytes| bytes.parse().ok()),
+        })
     }
 }
 

@@ -30,10 +30,16 @@ pub struct Instance {
 
 /// The pods of one function, or of all, that are not on their way out.
 pub async fn pods(platform: &Platform, api: &kube::Api<Pod>, function: Option<&str>) -> Result<Vec<Pod>> {
+    let all = pods_and_leaving(platform, api, function).await?;
+    Ok(all.into_iter().filter(|p| p.metadata.deletion_timestamp.is_none()).collect())
+}
+
+/// The same with those on their way out, which may still answer a request.
+pub async fn pods_and_leaving(platform: &Platform, api: &kube::Api<Pod>, function: Option<&str>) -> Result<Vec<Pod>> {
     let selector = function.map_or(label::FUNCTION.to_owned(), |name| format!("{}={name}", label::FUNCTION));
     let list = api.list(&ListParams::default().labels(&selector)).await;
     let list = list.map_err(|e| Failure::api(&format!("listing instances in {}", platform.namespace), &e))?;
-    Ok(list.items.into_iter().filter(|p| p.metadata.deletion_timestamp.is_none()).collect())
+    Ok(list.items)
 }
 
 /// How many instances are ready, by namespace and function.

@@ -54,7 +54,7 @@ pub async fn run(context: &Context, args: DeployArgs) -> Result<()> {
     let endpoints = platform.endpoints().await?;
     let digest = packed.digest.clone();
     let size = packed.bytes;
-    let sent = upload::upload(&platform, endpoints.platform()?, packed).await.map_err(|failure| {
+    let sent = upload::upload(&platform, &endpoints, packed).await.map_err(|failure| {
         // The platform counts packed bytes; what makes them many is here.
         if failure.is_too_large { failure.failure.lines(source.largest()) } else { failure.failure }
     })?;

@@ -48,7 +48,7 @@ async fn wait(platform: &Platform, found: &Function, revision: &str, args: &Scal
     let wanted = usize::try_from(args.to).unwrap_or(0);
     let until = Instant::now() + Duration::from_secs(args.timeout);
     loop {
-        let pods = instances::pods(platform, &platform.api(), Some(&args.name)).await?;
+        let pods = instances::pods_and_leaving(platform, &platform.api(), Some(&args.name)).await?;
         let here: Vec<_> = pods.iter().map(instances::instance).filter(|i| i.revision == revision).collect();
         let ready = here.iter().filter(|i| i.ready).count();
         if here.len() == wanted && ready == wanted {

@@ -72,7 +72,7 @@ async fn gather(platform: &Platform) -> Result<Report> {
     let nodes = Api::<Node>::all(platform.client.clone()).list(&ListParams::default()).await.map_err(failed)?;
     let functions = Api::<Function>::all(platform.client.clone()).list(&ListParams::default()).await.map_err(failed)?;
     let is_ready = |f: &&Function| f.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, "Ready"));
-    let Endpoints { gateway, platform: public, domain } = endpoints;
+    let Endpoints { gateway, platform: public, domain, .. } = endpoints;
     Ok(Report {
         version,
         api: Listener { url: Some(platform.server.clone()), problem: None },

@@ -3,7 +3,7 @@
 use http::{Method, Request, StatusCode, header};
 use serde::Deserialize;
 
-use crate::connect::Platform;
+use crate::connect::{Endpoints, Platform};
 use crate::http::{self as wire, Body};
 use crate::packing::Packed;
 use crate::{Failure, Result};
@@ -24,8 +24,19 @@ pub struct NotUploaded {
     pub is_too_large: bool,
 }
 
-/// Whether it had to be sent.
-pub async fn upload(platform: &Platform, base: &str, packed: Packed) -> std::result::Result<bool, NotUploaded> {
+/// Whether it had to be sent. What the platform would refuse is not sent: its refusal could be lost in the upload.
+pub async fn upload(
+    platform: &Platform,
+    endpoints: &Endpoints,
+    packed: Packed,
+) -> std::result::Result<bool, NotUploaded> {
+    let base = endpoints.platform()?;
+    if let Some(limit) = endpoints.max_source.filter(|limit| packed.bytes > *limit) {
+        let what = format!("the packed source has {} bytes, and the platform takes {limit} bytes", packed.bytes);
+        let failure = Failure::failed(what)
+            .next("leave files out with .dhowignore, or raise --max-source where the platform runs");
+        return Err(NotUploaded { failure, is_too_large: true });
+    }
     let path = format!("/v1/namespaces/{}/blobs/{}", platform.namespace, packed.digest);
     let there = wire::send(WHAT, base, request(platform, base, Method::HEAD, &path, 0, wire::whole(""))?).await?;
     match there.response.status() {

@@ -27,6 +27,7 @@ pub async fn publish(client: &kube::Client, settings: &Settings, endpoints: &End
             "gateway": format!("http://{}", endpoints.gateway),
             "platform": format!("http://{}", endpoints.console),
             "domain": settings.domain,
+            "maxSource": settings.max_source.to_string(),
         },
     });
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
