@@ -17,6 +17,9 @@ const STABLE: SignedDuration = SignedDuration::from_mins(10);
 /// The wait after a start that failed for a passing reason; it doubles as well.
 const RETRY: SignedDuration = SignedDuration::from_millis(100);
 const MAX_RETRY: SignedDuration = SignedDuration::from_secs(30);
+/// What a pod gets that was never ready: it has no request in hand, and as the first process of its pid namespace it
+/// ignores the signal to end until it has got to install a handler.
+const UNREADY_GRACE: Duration = Duration::from_secs(1);
 /// What a pod gets that was deleted without grace, or behind our back.
 const GONE_GRACE: Duration = Duration::from_secs(1);
 /// What Kubernetes gives a pod that does not say.
@@ -187,7 +190,12 @@ fn leave(inputs: &Inputs<'_>) -> Step {
             (false, _) => Step::Delete,
         };
     }
-    let grace = if inputs.gone { GONE_GRACE } else { grace(inputs.pod) };
+    let unready = history.leaving.is_some_and(|l| !l.was_ready);
+    let grace = match grace(inputs.pod) {
+        _ if inputs.gone => GONE_GRACE,
+        own if unready => own.min(UNREADY_GRACE),
+        own => own,
+    };
     if let Some(Busy::Stopping { grace: given }) = inputs.busy
         && given <= grace
     {
@@ -425,12 +433,15 @@ mod tests {
     fn leaving() {
         let held = History { held: true, ..History::default() };
         let serving = |since| History { leaving: Some(Leaving { since: at(since), was_ready: true }), ..held.clone() };
+        let unready = |since| History { leaving: Some(Leaving { since: at(since), was_ready: false }), ..held.clone() };
         let stop = |seconds| Step::Stop { grace: Duration::from_secs(seconds) };
         let stopping = |seconds| Some(Busy::Stopping { grace: Duration::from_secs(seconds) });
         let deleted = |grace| Row { deleting: Some(grace), history: held.clone(), ..row() };
         for (case, given, want) in [
             ("was not ready", deleted(30), stop(30)),
             ("being started", Row { busy: Some(Busy::Starting), ..deleted(30) }, stop(30)),
+            ("never ready", Row { history: unready(99), ..deleted(30) }, stop(1)),
+            ("never ready, no grace", Row { history: unready(99), ..deleted(0) }, stop(0)),
             ("drains", Row { history: serving(99), ..deleted(30) }, Step::Wait(Some(at(101)))),
             ("drained", Row { history: serving(98), ..deleted(30) }, stop(30)),
             ("no grace", Row { history: serving(99), ..deleted(0) }, stop(0)),
