@@ -54,6 +54,21 @@ pub enum GatewayMessage {
     Report(Vec<ConcurrencyStat>),
 }
 
+/// What a node tells the gateway when an instance becomes ready, so that a cold start's time can be told apart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceStarted {
+    #[serde(flatten)]
+    pub key: RevisionKey,
+    /// From the node's first sight of the pod until its processes ran.
+    pub sandbox_seconds: f64,
+    /// From then until it said that it was ready.
+    pub runtime_seconds: f64,
+}
+
+/// Takes what a node reports, at once and without waiting.
+pub type StartReport = std::sync::Arc<dyn Fn(InstanceStarted) + Send + Sync>;
+
 /// `<data-dir>/endpoints.json`: where a running platform listens.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoints {

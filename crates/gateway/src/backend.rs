@@ -197,6 +197,17 @@ impl Backend {
         }
     }
 
+    /// An instance became ready on its node; what else its oldest request waited for was scheduling. An instance that
+    /// nobody waits for is no cold start.
+    pub fn started(&self, sandbox: f64, runtime: f64) {
+        let now = self.hub.micros();
+        let since = self.lock().slots.oldest();
+        if let Some(since) = since {
+            let waited = now.saturating_sub(since) as f64 / 1e6;
+            self.metrics.started((waited - sandbox - runtime).max(0.0), sandbox, runtime);
+        }
+    }
+
     pub fn set_limit(&self, limit: u32) {
         let mut state = self.lock();
         state.slots.set_limit(limit);

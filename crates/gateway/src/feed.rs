@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use api::condition::{Condition, is_false};
 use api::networking::{Ingress, SplitPolicy};
 use api::serving::Revision;
-use api::wire::RevisionKey;
+use api::wire::{InstanceStarted, RevisionKey};
 use arc_swap::ArcSwap;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
@@ -130,6 +130,14 @@ impl Feed {
         if let Some(key) = endpoints::key(slice) {
             let ready = endpoints::ready(slice);
             self.update_slice(key, slice.name_any(), Some(ready));
+        }
+    }
+
+    /// An instance is ready on its node, a moment before its EndpointSlice says so.
+    pub fn started(&self, started: &InstanceStarted) {
+        let backend = self.sources().backends.get(&started.key).cloned();
+        if let Some(backend) = backend {
+            backend.started(started.sandbox_seconds, started.runtime_seconds);
         }
     }
 

@@ -62,7 +62,9 @@ pub(crate) struct Metrics {
 
 /// The codes with a handle of their own; any other is looked up.
 const CODES: [u16; 10] = [200, 201, 202, 204, 304, 400, 404, 500, 502, 503];
-const PHASES: [&str; 2] = ["queued", "first_byte"];
+/// Of a cold request, in their order: all of its wait; in it, until a node had the pod, until its processes ran, until
+/// it was ready; and from the slot to the answer.
+const PHASES: [&str; 5] = ["queued", "scheduled", "sandbox", "runtime", "first_byte"];
 
 /// The series of one back end.
 #[derive(Debug)]
@@ -74,7 +76,7 @@ pub(crate) struct Handles {
     pub queue_depth: Gauge,
     pub instances: Gauge,
     pub cold_starts: Counter,
-    cold: OnceLock<[Histogram; 2]>,
+    cold: OnceLock<[Histogram; PHASES.len()]>,
 }
 
 /// From a warm hop on one machine to the longest timeout.
@@ -164,11 +166,22 @@ impl Handles {
 
     /// A cold request got its slot after the first time, and its answer's first byte after the second.
     pub fn cold(&self, queued: f64, first_byte: f64) {
-        let resolve =
-            || PHASES.map(|phase| self.families.cold_seconds.get_or_create_owned(&self.labels.with_phase(phase)));
-        let [waiting, serving] = self.cold.get_or_init(resolve);
+        let [waiting, .., serving] = self.cold_phases();
         waiting.observe(queued);
         serving.observe(first_byte);
+    }
+
+    /// An instance for which requests wait became ready.
+    pub fn started(&self, scheduled: f64, sandbox: f64, runtime: f64) {
+        let [_, scheduling, making, loading, _] = self.cold_phases();
+        scheduling.observe(scheduled);
+        making.observe(sandbox);
+        loading.observe(runtime);
+    }
+
+    fn cold_phases(&self) -> &[Histogram; PHASES.len()] {
+        let resolve = |phase| self.families.cold_seconds.get_or_create_owned(&self.labels.with_phase(phase));
+        self.cold.get_or_init(|| PHASES.map(resolve))
     }
 }
 

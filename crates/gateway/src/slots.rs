@@ -154,6 +154,11 @@ impl<W> Slots<W> {
         Ok(ticket)
     }
 
+    /// Since when the first in the queue has waited.
+    pub fn oldest(&self) -> Option<u64> {
+        self.queue.first_key_value().map(|(_, queued)| queued.since)
+    }
+
     /// Whether the ticket was still in the queue.
     pub fn cancel(&mut self, ticket: u64) -> bool {
         self.queue.remove(&ticket).is_some()

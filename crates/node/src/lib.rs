@@ -15,6 +15,7 @@ mod plan;
 mod pods;
 mod quantity;
 mod registration;
+mod startup;
 mod status;
 mod translate;
 mod worker;
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::wire::StartReport;
 use bytes::Bytes;
 use http_body_util::Full;
 use http_body_util::combinators::BoxBody;
@@ -62,6 +64,8 @@ pub struct Config {
     pub drain_delay: Duration,
     /// What instances get to end by themselves when the platform stops.
     pub stop_grace: Duration,
+    /// Told of every instance of a revision that becomes ready.
+    pub started: StartReport,
     pub clock: api::Clock,
 }
 

@@ -25,6 +25,7 @@ use crate::images::Images;
 use crate::logs::{self, Directory, Entry};
 use crate::plan::{self, Busy, Ended, History, Leaving, Step};
 use crate::pods::News;
+use crate::startup::Startup;
 use crate::translate::{self, Accepted, Refusal, reason};
 use crate::{Config, MANAGER, status};
 
@@ -61,6 +62,8 @@ pub struct Worker {
     gone: bool,
     sandbox: Option<Sandbox>,
     history: History,
+    /// Of a start that has not led to readiness yet.
+    startup: Option<Startup>,
     provider: usize,
     /// The status as it is in the API, and the socket's annotation.
     written: Value,
@@ -99,6 +102,7 @@ impl Worker {
             gone: false,
             sandbox: None,
             history,
+            startup: None,
             provider: 0,
             written,
             socket,
@@ -166,6 +170,7 @@ impl Worker {
         self.gone = gone;
         if let Some(sandbox) = sandbox.filter(|s| self.is_of_this_run(s)) {
             self.sandbox = Some(sandbox);
+            self.report_start();
         }
         if (self.gone || plan::is_deleting(&self.pod)) && self.history.leaving.is_none() {
             let was_ready = self.sandbox.as_ref().is_some_and(Sandbox::is_ready);
@@ -188,6 +193,7 @@ impl Worker {
         let busy: (Busy, BoxFuture<'static, Outcome>) = match (step, provider) {
             (Step::Start, _) => {
                 self.history.starting();
+                self.startup = Some(Startup::begin());
                 // Whoever must stop what is half started has to know whom to ask.
                 if let Ok(accepted) = shared.accept(&self.pod) {
                     self.provider = accepted.provider;
@@ -240,6 +246,8 @@ impl Worker {
         if self.sandbox.as_ref().and_then(plan::began) != began {
             self.sandbox = Some(sandbox);
         }
+        self.startup.iter_mut().for_each(Startup::made);
+        self.report_start();
         self.event("Created", format!("Created container {}", self.container()));
         self.event("Started", format!("Started container {}", self.container()));
         let provider = self.shared.config.providers.get(self.provider).cloned();
@@ -249,6 +257,15 @@ impl Worker {
                 entry.previous = Some(ended);
             }
         });
+    }
+
+    fn report_start(&mut self) {
+        if !self.sandbox.as_ref().is_some_and(Sandbox::is_ready) {
+            return;
+        }
+        if let Some(started) = self.startup.take().and_then(|startup| startup.ready(&self.pod)) {
+            (self.shared.config.started)(started);
+        }
     }
 
     fn failed(&mut self, failure: Failure) {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::image::label;
-use api::names::{NODE_LEASE_NAMESPACE, annotation};
+use api::names::{self, NODE_LEASE_NAMESPACE, annotation};
+use api::wire::InstanceStarted;
 use apiserver::ApiServer;
 use http_body_util::{BodyExt, Full};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -19,6 +20,7 @@ use registry::image::{ImageConfig, Layer, layer_from_dir, push_image};
 use runtime::fake::{Failure, FakeProvider, Script};
 use runtime::{ExitReason, Provider};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
@@ -33,6 +35,7 @@ struct World {
     image: String,
     shutdown: CancellationToken,
     running: JoinHandle<Result<(), NodeError>>,
+    starts: mpsc::UnboundedReceiver<InstanceStarted>,
     _folder: tempfile::TempDir,
 }
 
@@ -53,6 +56,7 @@ impl World {
         let registry = Registry::open(&folder.path().join("registry")).unwrap();
         let image = push(&registry, folder.path(), "default/hello", &[(label::RUNTIME, "python")]).await;
         let provider = Arc::new(provider);
+        let (to_starts, starts) = mpsc::unbounded_channel();
         let node = Node::new(Config {
             node_name: NODE.into(),
             providers: vec![provider.clone()],
@@ -64,13 +68,14 @@ impl World {
             default_limits: Config::default_limits(),
             drain_delay: Duration::from_millis(20),
             stop_grace: Duration::from_secs(1),
+            started: Arc::new(move |started| drop(to_starts.send(started))),
             clock: daemon::system_clock(),
         });
         let kubelet = node.kubelet_service();
         let shutdown = CancellationToken::new();
         let (to_run, stop) = (client.clone(), shutdown.clone());
         let running = tokio::spawn(async move { node.run(to_run, stop).await });
-        Self { client, provider, kubelet, image, shutdown, running, _folder: folder }
+        Self { client, provider, kubelet, image, shutdown, running, starts, _folder: folder }
     }
 
     async fn stop(self) -> Client {
@@ -124,6 +129,20 @@ impl World {
         let status = response.status().as_u16();
         (status, String::from_utf8_lossy(&response.into_body().collect().await.unwrap().to_bytes()).into_owned())
     }
+}
+
+#[tokio::test]
+async fn the_start_of_a_revisions_instance_is_reported_once() {
+    let mut world = World::start().await;
+    world.create("lone", |_| {}).await;
+    world.until_ready("lone").await;
+    world.create("hello-1", |pod| pod["metadata"]["labels"] = json!({(names::label::REVISION): "hello-00001"})).await;
+    world.until_ready("hello-1").await;
+    let first = world.starts.recv().await.unwrap();
+    assert_eq!((first.key.namespace.as_str(), first.key.revision.as_str()), ("default", "hello-00001"));
+    assert!(first.sandbox_seconds > 0.0 && first.runtime_seconds >= 0.0, "{first:?}");
+    assert!(world.starts.try_recv().is_err(), "one start, one report, and none for a pod of no revision");
+    world.stop().await;
 }
 
 async fn push(registry: &Registry, folder: &std::path::Path, repository: &str, labels: &[(&str, &str)]) -> String {

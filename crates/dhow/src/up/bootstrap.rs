@@ -64,7 +64,8 @@ impl Housekeeping {
         let keep = self.referenced().await?;
         let now: std::time::SystemTime = (self.settings.clock)().into();
         let collected = self.registry.collect(&keep, COLLECT_EVERY, now).await?;
-        registry::image::prune_unpacked(&self.registry, &self.settings.images_dir(), &keep).await?;
+        let images = self.settings.images_dir();
+        registry::image::prune_unpacked(&self.registry, &images, &keep, COLLECT_EVERY, now).await?;
         tracing::debug!(?collected, "removed unused images");
         Ok(())
     }

@@ -6,6 +6,7 @@ mod bootstrap;
 mod credentials;
 mod listeners;
 mod settings;
+mod storage;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -82,6 +83,7 @@ async fn run_rooms(
     provider: &Arc<ProcessProvider>,
 ) -> Result<()> {
     let mut metrics = Metrics::default();
+    metrics.register_collector(Box::new(storage::Counting(store.clone())));
     let gateway =
         Gateway::bind(settings.gateway(provider.host_address()), &mut metrics).map_err(settings::with_flag)?;
     let endpoints = endpoints(&bound, &gateway, provider);
@@ -89,7 +91,9 @@ async fn run_rooms(
         provider.permit(internal).await.context("opening the gateway to instances")?;
     }
     let registry = registry::Registry::open(&settings.data_dir.join("registry"))?;
-    let node = node::Node::new(settings.node(&endpoints.registry, registry.clone(), provider.clone()));
+    let feed = gateway.feed();
+    let started = Arc::new(move |started| feed.started(&started));
+    let node = node::Node::new(settings.node(&endpoints.registry, registry.clone(), provider.clone(), started));
     let mut tasks = Supervisor::new(&PHASES);
     let token = credentials::token(&settings.data_dir)?;
     let mut config = apiserver::Config::new(settings.clock.clone());

@@ -97,6 +97,7 @@ impl Settings {
         registry_host: &str,
         registry: registry::Registry,
         provider: Arc<ProcessProvider>,
+        started: api::wire::StartReport,
     ) -> node::Config {
         node::Config {
             node_name: NODE.to_owned(),
@@ -109,6 +110,7 @@ impl Settings {
             default_limits: node::Config::default_limits(),
             drain_delay: node::Config::DRAIN_DELAY,
             stop_grace: node::Config::STOP_GRACE,
+            started,
             clock: self.clock.clone(),
         }
     }

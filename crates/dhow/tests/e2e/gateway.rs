@@ -186,7 +186,12 @@ async fn the_promised_metrics_are_there() {
         "dhow_queue_depth",
         "dhow_instances",
         "phase=\"queued\"",
+        "phase=\"scheduled\"",
+        "phase=\"sandbox\"",
+        "phase=\"runtime\"",
         "phase=\"first_byte\"",
+        "dhow_store_writes_total",
+        "dhow_store_commits_total",
         "revision=\"hello-00001\"",
     ];
     eventually("the metrics show the cold start", || async {

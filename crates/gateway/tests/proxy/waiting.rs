@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use api::wire::InstanceStarted;
 use bytes::Bytes;
 use gateway::Limits;
 use http::Request;
@@ -70,6 +71,7 @@ async fn requests_wait_for_an_instance_and_the_autoscaler_is_told_at_once() {
     assert_eq!(setup.metric("dhow_queue_depth", &["revision=\"rev\""]), 50.0);
     assert_eq!(setup.poke().await.queued, 50, "told again while they wait");
     let instance = Instance::start("rev").await;
+    setup.feed.started(&InstanceStarted { key: last.key, sandbox_seconds: 0.25, runtime_seconds: 0.5 });
     setup.instances("rev", &[("rev-1", instance.at)]);
     let replies = soon("all answers", calls.join_all()).await;
     assert_eq!(tally(&replies), [("200 rev".to_owned(), 50)].into());
@@ -83,6 +85,9 @@ async fn requests_wait_for_an_instance_and_the_autoscaler_is_told_at_once() {
         ("dhow_cold_starts_total", &["revision=\"rev\""], 50.0),
         ("dhow_cold_start_seconds_count", &["phase=\"queued\""], 50.0),
         ("dhow_cold_start_seconds_count", &["phase=\"first_byte\""], 50.0),
+        ("dhow_cold_start_seconds_count", &["phase=\"scheduled\""], 1.0),
+        ("dhow_cold_start_seconds_sum", &["phase=\"sandbox\""], 0.25),
+        ("dhow_cold_start_seconds_sum", &["phase=\"runtime\""], 0.5),
     ] {
         assert_eq!(setup.metric(name, labels), want, "{name} {labels:?} in\n{metrics}");
     }
