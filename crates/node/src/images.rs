@@ -31,9 +31,6 @@ impl Images {
         if let Some(image) = known.filter(|image| image.root.is_dir()) {
             return Ok((image, false));
         }
-        // Unpacked images are shared by their digest: whether this repository holds it is asked of the registry, or a
-        // namespace could run what another one pushed.
-        self.registry.get_manifest(&name.repository, &name.reference.to_string()).await?;
         let unpacked = ensure_unpacked(&self.registry, name, &self.cache_dir).await?;
         let deps = unpacked.root.join(DEPS_DIR.trim_start_matches('/'));
         let has_deps = tokio::fs::symlink_metadata(deps).await.is_ok_and(|m| m.is_dir());

@@ -384,9 +384,13 @@ async fn an_image_is_unpacked_once_for_all_who_ask() {
     }
     let killed = cache.join(".partial").join(digest.hex());
     std::fs::create_dir(&killed).unwrap();
-    assert_eq!(prune_unpacked(&fixture.registry, &cache, &HashSet::from([digest])).await.unwrap(), 0);
+    let hour = Duration::from_secs(3600);
+    let made = std::fs::metadata(cache.join(digest.hex())).unwrap().modified().unwrap();
+    let prune = async |keep, now| prune_unpacked(&fixture.registry, &cache, &keep, hour, now).await.unwrap();
+    assert_eq!(prune(HashSet::from([digest]), made + hour).await, 0);
     assert!(!killed.exists(), "what a killed process left goes");
-    assert_eq!(prune_unpacked(&fixture.registry, &cache, &HashSet::new()).await.unwrap(), 1);
+    assert_eq!(prune(HashSet::new(), made + hour / 2).await, 0, "it is young: somebody may be about to name it");
+    assert_eq!(prune(HashSet::new(), made + hour).await, 1);
     assert!(!unpacked.root.exists());
 }
 

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use super::layer::Hashing;
 use super::{ImageConfig, ImageError, ImageRef, Links, UnpackLimits, architecture, unpack};
@@ -34,10 +35,12 @@ const BOOT: &str = "boot";
 /// Folders in the making. On the same file system, so that they can be renamed.
 const PARTIAL: &str = ".partial";
 
-/// Unpacks the image into `cache_dir/<digest>`, unless it is there. The image must be named by its digest and lie in
-/// this registry. Dropped, the work goes on to its end, and the next caller waits for it.
+/// Unpacks the image into `cache_dir/<digest>`, unless it is there. The image must be named by its digest and its
+/// repository hold it in this registry: folders are shared by digest, and knowing one must not be enough to run what
+/// somebody else pushed. Dropped, the work goes on to its end, and the next caller waits for it.
 pub async fn ensure_unpacked(registry: &Registry, image: &ImageRef, cache_dir: &Path) -> Result<Unpacked, ImageError> {
     let digest = image.digest().ok_or_else(|| ImageError::NotByDigest { image: image.to_string() })?;
+    registry.get_manifest(&image.repository, &digest.to_string()).await?;
     let folder = cache_dir.join(digest.hex());
     let turn = registry.inner.unpacking.turn(&folder);
     let mine = turn.clone().lock_owned().await;
@@ -49,11 +52,14 @@ pub async fn ensure_unpacked(registry: &Registry, image: &ImageRef, cache_dir: &
     result
 }
 
-/// Removes every unpacked image that is not in `keep`, and what was left half-done. Those that somebody waits for stay.
+/// Removes every unpacked image that is not in `keep`, and what was left half-done. Those that somebody waits for stay,
+/// and those younger than `older_than`, since `keep` may be older than they are.
 pub async fn prune_unpacked(
     registry: &Registry,
     cache_dir: &Path,
     keep: &HashSet<Digest>,
+    older_than: Duration,
+    now: SystemTime,
 ) -> Result<usize, ImageError> {
     let keep: HashSet<String> = keep.iter().map(Digest::hex).collect();
     let mut removed = 0;
@@ -66,13 +72,21 @@ pub async fn prune_unpacked(
             let turn = registry.inner.unpacking.turn(&cache_dir.join(&name));
             if let Ok(_turn) = turn.try_lock() {
                 let doomed = folder.join(&name);
-                blocking(move || std::fs::remove_dir_all(&doomed).map_err(ImageError::io(doomed))).await?;
-                removed += usize::from(!partial);
+                let is_gone = blocking(move || {
+                    let old = partial || age(&doomed, now).is_some_and(|age| age >= older_than);
+                    let remove = || std::fs::remove_dir_all(&doomed).map_err(ImageError::io(&doomed));
+                    if old { remove().map(|()| true) } else { Ok(false) }
+                });
+                removed += usize::from(is_gone.await? && !partial);
             }
             registry.inner.unpacking.leave(&cache_dir.join(&name), turn);
         }
     }
     Ok(removed)
+}
+
+fn age(folder: &Path, now: SystemTime) -> Option<Duration> {
+    now.duration_since(std::fs::metadata(folder).ok()?.modified().ok()?).ok()
 }
 
 async fn make(
