@@ -1,7 +1,7 @@
 //! Watch, plan, apply behind an equality gate, write one status: the machine every controller runs on.
 //!
-//! Owns: shared caches of watched kinds, the keyed work queue, the applier, finalizer verbs and the table-test
-//! harness. Must not know: what any kind means. The surprise: caches also learn from the answers to our own
+//! Owns: shared caches of watched kinds, the keyed work queue, the applier, finalizer verbs, leases and the
+//! table-test harness. Must not know: what any kind means. The surprise: caches also learn from the answers to our own
 //! writes, so a controller reads what it has just written and its children's controllers start at once.
 
 pub mod apply;
@@ -10,6 +10,7 @@ pub mod caches;
 mod error;
 pub mod finalizer;
 pub mod gate;
+pub mod lease;
 pub mod plan;
 pub mod queue;
 pub mod runner;
