@@ -53,41 +53,36 @@ pub enum ControlError {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// Runs every controller until shutdown, then lets each finish the keys in hand. `upkeep` also runs what a cluster
-/// would bring along. Gateways speak through `from_gateways`; it may close early.
-pub async fn run(
-    client: Client,
-    config: Config,
-    from_gateways: mpsc::Receiver<GatewayMessage>,
-    upkeep: bool,
-    shutdown: CancellationToken,
-) -> Result<(), ControlError> {
+/// Which of the controllers a process runs. Gateways speak through the channel; it may close early.
+pub enum Duty {
+    /// All of them, and what a cluster would bring along.
+    Standalone(mpsc::Receiver<GatewayMessage>),
+    /// On a cluster: all but the autoscaler.
+    Controllers,
+    /// On a cluster: the one that hears from gateways, so that nothing else delays it.
+    Autoscaler(mpsc::Receiver<GatewayMessage>),
+}
+
+/// Runs the controllers of `duty` until shutdown, then lets each finish the keys in hand.
+pub async fn run(client: Client, config: Config, duty: Duty, shutdown: CancellationToken) -> Result<(), ControlError> {
     // A failure in here stops all in here, and nothing outside.
     let shutdown = shutdown.child_token();
-    let caches = caches(upkeep);
-    let applier = |name: &str| Applier::new(client.clone(), name, caches.clone());
-    let clock = || config.clock.clone();
-    let hosts = route::Hosts { domain: config.domain.clone(), port: config.gateway_port };
-    let autoscaler = autoscaler::autoscaler(&caches, applier("autoscaler"), clock());
-    let feed = autoscaler.feed(from_gateways, shutdown.clone());
-    let mut controllers = vec![
-        function::controller(&caches, applier("function"), clock()),
-        service::controller(&caches, applier("service"), clock()),
-        configuration::controller(&caches, applier("configuration"), clock()),
-        revision::controller(&caches, applier("revision"), clock()),
-        route::controller(&caches, applier("route"), clock(), hosts),
-        autoscaler.controller,
-    ];
-    let mut collector = None;
-    if upkeep {
-        controllers.extend([
-            upkeep::deployment::controller(&caches, applier("deployment"), clock()),
-            upkeep::replicaset::controller(&caches, applier("replicaset"), clock(), config.node_name.clone()),
-            upkeep::endpoints::controller(&caches, applier("endpoints"), clock()),
-            upkeep::namespaces::controller(&caches, applier("namespaces"), client.clone()),
-            upkeep::podgc::controller(&caches, applier("podgc"), clock()),
-        ]);
-        collector = Some(upkeep::gc::controller(&caches, applier("gc"), client.clone()));
+    let caches = caches(&duty);
+    let mut controllers = vec![];
+    let (mut collector, mut feed) = (None, None);
+    if !matches!(duty, Duty::Autoscaler(_)) {
+        controllers.extend(serving(&client, &caches, &config));
+    }
+    if let Duty::Standalone(_) = duty {
+        controllers.extend(upkeep(&client, &caches, &config));
+        let applier = Applier::new(client.clone(), "gc", caches.clone());
+        collector = Some(upkeep::gc::controller(&caches, applier, client.clone()));
+    }
+    if let Duty::Standalone(from_gateways) | Duty::Autoscaler(from_gateways) = duty {
+        let applier = Applier::new(client.clone(), "autoscaler", caches.clone());
+        let autoscaler = autoscaler::autoscaler(&caches, applier, config.clock.clone());
+        feed = Some(autoscaler.feed(from_gateways, shutdown.clone()));
+        controllers.push(autoscaler.controller);
     }
     // The caches outlive the controllers, which still plan from them while they finish.
     let watching = CancellationToken::new();
@@ -100,15 +95,44 @@ pub async fn run(
         () = caches.synced() => {}
         () = shutdown.cancelled() => {}
     }
-    tasks.spawn(async move {
-        feed.await;
-        Ok(())
-    });
+    if let Some(feed) = feed {
+        tasks.spawn(async move {
+            feed.await;
+            Ok(())
+        });
+    }
     start(controllers, collector, &caches, &shutdown, &mut tasks);
     let ended = drain(&mut tasks, &shutdown).await;
     drop(stop_watching);
     while watches.join_next().await.is_some() {}
     ended
+}
+
+/// From a Function, or a Knative Service, to a Deployment and a route to it.
+fn serving(client: &Client, caches: &Caches, config: &Config) -> [Controller; 5] {
+    let applier = |name: &str| Applier::new(client.clone(), name, caches.clone());
+    let clock = || config.clock.clone();
+    let hosts = route::Hosts { domain: config.domain.clone(), port: config.gateway_port };
+    [
+        function::controller(caches, applier("function"), clock()),
+        service::controller(caches, applier("service"), clock()),
+        configuration::controller(caches, applier("configuration"), clock()),
+        revision::controller(caches, applier("revision"), clock()),
+        route::controller(caches, applier("route"), clock(), hosts),
+    ]
+}
+
+/// What a cluster would bring along, but for the collector of garbage.
+fn upkeep(client: &Client, caches: &Caches, config: &Config) -> [Controller; 5] {
+    let applier = |name: &str| Applier::new(client.clone(), name, caches.clone());
+    let clock = || config.clock.clone();
+    [
+        upkeep::deployment::controller(caches, applier("deployment"), clock()),
+        upkeep::replicaset::controller(caches, applier("replicaset"), clock(), config.node_name.clone()),
+        upkeep::endpoints::controller(caches, applier("endpoints"), clock()),
+        upkeep::namespaces::controller(caches, applier("namespaces"), client.clone()),
+        upkeep::podgc::controller(caches, applier("podgc"), clock()),
+    ]
 }
 
 fn start(
@@ -143,9 +167,16 @@ async fn drain(
     ended
 }
 
-/// One shared copy of every kind that any controller reads; without upkeep only what Dhow's own need.
-fn caches(upkeep: bool) -> Caches {
-    let builder = Caches::builder()
+/// One shared copy of every kind that any controller of this duty reads.
+fn caches(duty: &Duty) -> Caches {
+    let scaled = Caches::builder()
+        .kind::<PodAutoscaler>(&[])
+        .kind::<Deployment>(&[])
+        .kind::<Pod>(&[label::REVISION, label::REVISION_UID]);
+    if let Duty::Autoscaler(_) = duty {
+        return scaled.build();
+    }
+    let served = scaled
         .kind::<Function>(&[])
         .kind::<Build>(&[])
         .kind::<Service>(&[])
@@ -153,14 +184,11 @@ fn caches(upkeep: bool) -> Caches {
         .kind::<Revision>(&[label::SERVICE])
         .kind::<Route>(&[])
         .kind::<Ingress>(&[])
-        .kind::<PodAutoscaler>(&[])
-        .kind::<Deployment>(&[])
-        .kind::<core::Service>(&[])
-        .kind::<Pod>(&[label::REVISION, label::REVISION_UID]);
-    if !upkeep {
-        return builder.build();
+        .kind::<core::Service>(&[]);
+    if let Duty::Controllers = duty {
+        return served.build();
     }
-    builder
+    served
         .kind::<ReplicaSet>(&[])
         .kind::<EndpointSlice>(&[])
         .kind::<Namespace>(&[])

@@ -13,6 +13,7 @@ use api::networking::Ingress;
 use api::serving::{Configuration, Revision, Route, Service};
 use api::wire::{GatewayMessage, Poke, RevisionKey};
 use apiserver::ApiServer;
+use control::Duty;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{self as core, ConfigMap, Namespace, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -51,7 +52,7 @@ impl Platform {
             clock: daemon::system_clock(),
         };
         let (to_run, stop) = (client.clone(), shutdown.clone());
-        tasks.spawn(async move { control::run(to_run, config, messages, true, stop).await.unwrap() });
+        tasks.spawn(async move { control::run(to_run, config, Duty::Standalone(messages), stop).await.unwrap() });
         let caches = Caches::builder().kind::<Pod>(&[]).build();
         let node = node(&caches, client.clone());
         let (to_watch, stop) = (client.clone(), shutdown.clone());

@@ -107,7 +107,8 @@ async fn run_rooms(
     let controllers = settings.control(gateway.addresses().public.port());
     let builds = settings.build(&endpoints.registry, provider.host_address());
     let builder = build::run(client.clone(), registry.clone(), provider.clone(), builds, tasks.token(CONTROL));
-    let control = control::run(client.clone(), controllers, from_gateways, true, tasks.token(CONTROL));
+    let control =
+        control::run(client.clone(), controllers, control::Duty::Standalone(from_gateways), tasks.token(CONTROL));
     let for_node = client.clone();
     let (for_gateway, stopping) = (client.clone(), tasks.token(GATEWAY));
     tasks.spawn(GATEWAY, "gateway", OnExit::ShutDown, |_| gateway.run(for_gateway, to_autoscaler, stopping));
