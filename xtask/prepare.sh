@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what a target of the Makefile needs and this machine lacks. As root through apt; otherwise it prints the one
-# line to run and stops. Usage: xtask/prepare.sh build|test|bench
+# line to run and stops. Usage: xtask/prepare.sh build|test|bench|guest
 set -eu
 
 for_what=${1:-build}
@@ -9,6 +9,7 @@ for_what=${1:-build}
 needs="cc:gcc python3:python3 pip3:python3-pip"
 case $for_what in
 test | demo) needs="$needs node:nodejs npm:npm nft:nftables ip:iproute2" ;;
+guest) needs="$needs node:nodejs npm:npm nft:nftables ip:iproute2 qemu-system-x86_64:qemu-system-x86 busybox:busybox-static" ;;
 bench) needs="$needs node:nodejs npm:npm nft:nftables ip:iproute2 wrk:wrk nginx:nginx-light haproxy:haproxy" ;;
 esac
 

@@ -22,6 +22,7 @@ fn main() {
         fork_bomb,
         full_tmp,
         cpu_limit,
+        limits_inside_a_container,
         endless_output,
         cannot_start_says_why,
         network_rules,
@@ -242,11 +243,14 @@ async fn nothing_of_the_host_is_in_sight() {
     platform.provider.shutdown().await;
 }
 
+/// Touches what it takes: `bytes(n)` would be address space that costs nothing.
+const EAT: &str = "x = []\nwhile True: x.append(b'x' * (1 << 20))";
+
 async fn memory_limit() {
     let platform = Platform::start().await;
-    let eat = "x = []\nprint('eating', flush=True)\nwhile True: x.append(bytes(1 << 20))";
-    let mut fresh = python("fresh", eat);
-    let code = platform.code("eat", eat);
+    let eat = format!("print('eating', flush=True)\n{EAT}");
+    let mut fresh = python("fresh", &eat);
+    let code = platform.code("eat", &eat);
     let mut forked = function("forked", &code);
     for spec in [&mut fresh, &mut forked] {
         spec.containers[0].limits.memory_bytes = Some(64 << 20);
@@ -282,12 +286,48 @@ async fn full_tmp() {
 
 async fn cpu_limit() {
     let platform = Platform::start().await;
-    let burn = "import time\nend = time.monotonic() + 1\nwhile time.monotonic() < end: pass\n\
-                print(time.process_time() < 0.5)";
+    let burn = "import time\nused, end = time.process_time(), time.monotonic() + 1\n\
+                while time.monotonic() < end: pass\nprint(time.process_time() - used < 0.5)";
     let mut spec = python("burn", burn);
     spec.containers[0].limits.cpu_millis = Some(200);
     assert_eq!(platform.run(spec).await.0, "True\n");
     platform.provider.shutdown().await;
+}
+
+/// A container's root cgroup may not have processes and children with controllers, and may lack some controllers.
+async fn limits_inside_a_container() {
+    let host = Path::new("/sys/fs/cgroup");
+    if !host.join("cgroup.controllers").exists() {
+        println!("skipped: this machine has no pure cgroup v2; make test-guest has");
+        return;
+    }
+    let subtree = "cgroup.subtree_control";
+    std::fs::write(host.join(subtree), "+memory +cpu +pids").expect("controllers");
+    for (controllers, without) in [("+memory +cpu +pids", vec![]), ("+memory +pids", vec!["CPU"])] {
+        // The middle one is there to hold back what it does not delegate.
+        let middle = host.join("dhow-test");
+        let root = middle.join("container");
+        std::fs::create_dir_all(&root).expect("a cgroup");
+        std::fs::write(middle.join(subtree), controllers).expect("delegated");
+        let script = format!(
+            "echo 0 >{}/cgroup.procs && exec unshare --mount --cgroup sh -c \
+             'umount /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"$0\" \"$@\"' \"$0\" \"$@\"",
+            root.display()
+        );
+        let platform = Platform::wrapped("/bin/sh", &["-c", &script]).await;
+        let missing = platform.provider.capabilities().missing_isolation;
+        assert_eq!(missing.len(), without.len(), "{missing:?}");
+        assert!(missing.iter().zip(&without).all(|(m, w)| m.contains(w)), "{missing:?}");
+        let mut spec = python("eats", EAT);
+        spec.containers[0].limits.memory_bytes = Some(64 << 20);
+        assert_eq!(platform.run(spec).await.1.reason, ExitReason::OutOfMemory);
+        platform.provider.shutdown().await;
+        let left = [root.join("dhow-outside"), root, middle];
+        wait_until("nothing but the container's own", || {
+            left.iter().all(|folder| std::fs::remove_dir(folder).is_ok() || !folder.exists())
+        })
+        .await;
+    }
 }
 
 async fn endless_output() {

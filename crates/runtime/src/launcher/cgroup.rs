@@ -14,6 +14,13 @@ use super::plan::{Controller, Hierarchy, hierarchies, memory_kills, settings};
 use super::sys;
 use crate::provider::Limits;
 
+const PROCS: &str = "cgroup.procs";
+const SUBTREE: &str = "cgroup.subtree_control";
+/// Where a container's own processes go, so that its root may have children with controllers.
+const OUTSIDE: &str = "dhow-outside";
+/// A process that forks while it is moved leaves a child behind for the next round.
+const MOVE_ROUNDS: usize = 16;
+
 /// The slot's part of every hierarchy.
 pub struct Tree {
     hierarchies: Vec<Hierarchy>,
@@ -36,17 +43,16 @@ impl Tree {
         Ok(Self { hierarchies: hierarchies(&mountinfo, unified), parent: parent.to_owned(), favour: None })
     }
 
-    /// The controllers that cannot be used, each with the reason; those hierarchies are left out from now on.
+    /// The controllers that cannot be used, each with the reason; they are left out from now on.
     pub fn prepare(&mut self) -> Vec<(Controller, String)> {
         let mut missing = vec![];
         self.favour = sys::c_string(&self.parent).and_then(|name| sys::favour_cgroup_moves(&name)).ok();
-        self.hierarchies.retain(|h| match prepare(h, &self.parent) {
-            Ok(()) => true,
-            Err(e) => {
-                missing.extend(h.controllers.iter().map(|c| (*c, e.to_string())));
-                false
-            }
-        });
+        for hierarchy in &mut self.hierarchies {
+            let refused = prepare(hierarchy, &self.parent);
+            hierarchy.controllers.retain(|c| !refused.iter().any(|(r, _)| r == c));
+            missing.extend(refused);
+        }
+        self.hierarchies.retain(|h| !h.controllers.is_empty());
         for controller in [Controller::Memory, Controller::Cpu, Controller::Pids] {
             let there = self.hierarchies.iter().any(|h| h.controllers.contains(&controller));
             if !there && !missing.iter().any(|(c, _)| *c == controller) {
@@ -67,7 +73,7 @@ impl Tree {
                 }
                 _ => {}
             }
-            let procs = OpenOptions::new().write(true).open(folder.join("cgroup.procs"))?;
+            let procs = OpenOptions::new().write(true).open(folder.join(PROCS))?;
             cgroup.folders.push(folder);
             cgroup.doors.push(procs.into());
         }
@@ -126,18 +132,49 @@ impl Cgroup {
     }
 }
 
-fn prepare(hierarchy: &Hierarchy, parent: &str) -> io::Result<()> {
+/// Gives the slot's part of a hierarchy its controllers, and says which it cannot have.
+fn prepare(hierarchy: &Hierarchy, parent: &str) -> Vec<(Controller, String)> {
     let folder = hierarchy.root.join(parent);
-    fs::create_dir_all(&folder)?;
-    if hierarchy.unified {
-        for controller in &hierarchy.controllers {
+    let enable = |controller: Controller| {
+        fs::create_dir_all(&folder)?;
+        if hierarchy.unified {
             let name = match controller {
                 Controller::Memory => "+memory",
                 Controller::Cpu => "+cpu",
                 Controller::Pids => "+pids",
             };
-            write_existing(&hierarchy.root.join("cgroup.subtree_control"), name)?;
-            write_existing(&folder.join("cgroup.subtree_control"), name)?;
+            enable_at_root(&hierarchy.root, name)?;
+            write_existing(&folder.join(SUBTREE), name)?;
+        }
+        Ok(())
+    };
+    let refused = |c: &Controller| enable(*c).err().map(|e: io::Error| (*c, e.to_string()));
+    hierarchy.controllers.iter().filter_map(refused).collect()
+}
+
+/// A cgroup v2 that gives its children controllers may hold no process. The machine's own root is exempt. What looks
+/// like the root inside a container is not, and there whatever runs beside us, and we, move one level down.
+fn enable_at_root(root: &Path, name: &str) -> io::Result<()> {
+    match write_existing(&root.join(SUBTREE), name) {
+        Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+            move_down(root)?;
+            write_existing(&root.join(SUBTREE), name)
+        }
+        other => other,
+    }
+}
+
+fn move_down(root: &Path) -> io::Result<()> {
+    let below = root.join(OUTSIDE);
+    fs::create_dir_all(&below)?;
+    for _ in 0..MOVE_ROUNDS {
+        let pids = fs::read_to_string(root.join(PROCS))?;
+        if pids.is_empty() {
+            break;
+        }
+        for pid in pids.lines() {
+            // One that has ended meanwhile is not there to be moved; one that stays makes the caller fail again.
+            let _ = write_existing(&below.join(PROCS), pid);
         }
     }
     Ok(())
@@ -151,7 +188,7 @@ fn kill_all(folder: &Path) {
     if write_existing(&folder.join("cgroup.kill"), "1").is_ok() {
         return;
     }
-    let Ok(pids) = fs::read_to_string(folder.join("cgroup.procs")) else { return };
+    let Ok(pids) = fs::read_to_string(folder.join(PROCS)) else { return };
     for pid in pids.lines().filter_map(|l| l.parse().ok()).filter(|pid| *pid > 0) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
