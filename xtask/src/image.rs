@@ -1,0 +1,140 @@
+//! The container image of Dhow itself: one static program on nothing, as an OCI archive.
+//!
+//! Owns: the layout of that archive. Must not know: any registry; `skopeo` and `ctr` read what is written here. The
+//! surprise: nothing in it depends on when or where it is made, so the same program gives the same digest.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use flate2::{Compression, GzBuilder};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+const NAME: &str = "dhow.dev/dhow";
+/// Nobody's user, as distributions without a shell have it.
+const USER: u32 = 65532;
+
+struct Blob {
+    media_type: &'static str,
+    digest: String,
+    bytes: Vec<u8>,
+}
+
+/// Builds the program and writes the archive; says where.
+pub fn run() -> Result<PathBuf> {
+    let program = build()?;
+    let bytes = std::fs::read(&program).with_context(|| program.display().to_string())?;
+    let folder = PathBuf::from("target/image");
+    std::fs::create_dir_all(&folder)?;
+    let archive = folder.join("dhow.tar");
+    std::fs::write(&archive, compose(&bytes, env!("CARGO_PKG_VERSION"))?)?;
+    Ok(archive)
+}
+
+/// The C library is linked in, since there is none in the image.
+fn build() -> Result<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    let folder = target.join("static");
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--release", "--package", "dhow", "--target", TARGET])
+        .env("CARGO_TARGET_DIR", &folder)
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .status()
+        .context("cargo")?;
+    ensure!(status.success(), "the program was not built");
+    Ok(folder.join(TARGET).join("release/dhow"))
+}
+
+/// The archive around a program.
+fn compose(program: &[u8], version: &str) -> Result<Vec<u8>> {
+    let layer = layer(program)?;
+    let packed = gzip(&layer)?;
+    let packed = Blob::new("application/vnd.oci.image.layer.v1.tar+gzip", packed);
+    let config = json!({
+        "architecture": "amd64", "os": "linux",
+        "config": {
+            "Entrypoint": ["/dhow"], "User": format!("{USER}:{USER}"), "WorkingDir": "/",
+            "Labels": {"org.opencontainers.image.title": "Dhow", "org.opencontainers.image.version": version,
+                "org.opencontainers.image.licenses": "Apache-2.0"},
+        },
+        "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
+    });
+    let config = Blob::new("application/vnd.oci.image.config.v1+json", serde_json::to_vec(&config)?);
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": config.descriptor(), "layers": [packed.descriptor()],
+    });
+    let manifest = Blob::new("application/vnd.oci.image.manifest.v1+json", serde_json::to_vec(&manifest)?);
+    let mut named = manifest.descriptor();
+    let reference = format!("{NAME}:{version}");
+    named["annotations"] = json!({
+        "io.containerd.image.name": reference, "org.opencontainers.image.ref.name": reference,
+    });
+    let index = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [named],
+    });
+    let mut archive = tar::Builder::new(vec![]);
+    add(&mut archive, "oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    add(&mut archive, "index.json", 0o644, &serde_json::to_vec(&index)?)?;
+    for blob in [config, packed, manifest] {
+        add(&mut archive, blob.digest.replacen("sha256:", "blobs/sha256/", 1), 0o644, &blob.bytes)?;
+    }
+    Ok(archive.into_inner()?)
+}
+
+fn layer(program: &[u8]) -> Result<Vec<u8>> {
+    let mut layer = tar::Builder::new(vec![]);
+    add(&mut layer, "dhow", 0o755, program)?;
+    Ok(layer.into_inner()?)
+}
+
+fn add(archive: &mut tar::Builder<Vec<u8>>, path: impl AsRef<Path>, mode: u32, bytes: &[u8]) -> Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(mode);
+    header.set_size(bytes.len() as u64);
+    header.set_mtime(0);
+    archive.append_data(&mut header, path, bytes)?;
+    Ok(())
+}
+
+fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut packed = GzBuilder::new().mtime(0).write(vec![], Compression::default());
+    packed.write_all(bytes)?;
+    Ok(packed.finish()?)
+}
+
+fn digest(bytes: &[u8]) -> String {
+    let hash = Sha256::digest(bytes);
+    hash.iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+impl Blob {
+    fn new(media_type: &'static str, bytes: Vec<u8>) -> Self {
+        Self { media_type, digest: digest(&bytes), bytes }
+    }
+
+    fn descriptor(&self) -> Value {
+        json!({"mediaType": self.media_type, "digest": self.digest, "size": self.bytes.len()})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_program_is_the_same_image() -> Result<()> {
+        let (one, again) = (compose(b"program", "1")?, compose(b"program", "1")?);
+        assert!(one == again);
+        assert!(one != compose(b"another", "1")?);
+        let mut archive = tar::Archive::new(one.as_slice());
+        let names: Vec<String> =
+            archive.entries()?.map(|e| Ok(e?.path()?.display().to_string())).collect::<Result<_>>()?;
+        assert_eq!(names[..2], ["oci-layout", "index.json"]);
+        assert_eq!(names.len(), 5, "and a blob each for configuration, layer and manifest");
+        Ok(())
+    }
+}
