@@ -572,7 +572,7 @@ async fn owner_and_launcher_are_killed() {
     signal(owner.launcher, libc::SIGKILL);
     signal(owner.pid, libc::SIGKILL);
     // Every process goes at once; what no process holds waits for the next platform.
-    wait_until("no process", || is_quiet(owner.slot)).await;
+    wait_until("no process", || has_ended(owner.launcher) && is_quiet(owner.slot)).await;
     let platform = Platform::start().await;
     let mine = platform.provider.slot().expect("a slot");
     platform.provider.shutdown().await;
@@ -584,14 +584,15 @@ async fn launcher_is_killed() {
     platform.provider.create(Arc::new(server("lost"))).await.expect("created");
     let mut events = platform.provider.events();
     let slot = platform.provider.slot().expect("a slot");
-    signal(platform.launcher(), libc::SIGKILL);
+    let launcher = platform.launcher();
+    signal(launcher, libc::SIGKILL);
     platform.provider.gone().await;
     let refused = platform.provider.create(Arc::new(server("late"))).await.expect_err("nobody to ask");
     assert_eq!(refused.class(), ErrorClass::Fatal);
     let last = std::iter::from_fn(|| events.try_recv().ok()).last();
     assert!(last.is_some_and(|s| s.is_exited()), "everybody is told");
     assert!(platform.provider.list().await.expect("a list").is_empty());
-    wait_until("no process", || is_quiet(slot)).await;
+    wait_until("no process", || has_ended(launcher) && is_quiet(slot)).await;
     platform.provider.shutdown().await;
     let next = Platform::start().await;
     next.provider.shutdown().await;

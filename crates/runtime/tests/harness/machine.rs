@@ -106,6 +106,12 @@ pub fn child_named(parent: i32, name: &str) -> Option<i32> {
     children(parent).into_iter().find(|pid| stat(*pid).is_some_and(|(n, _)| n == name))
 }
 
+/// Whether a process is gone, or has let go of all it held and is only still listed.
+pub fn has_ended(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
+
 /// The only child of a launcher that runs as root.
 pub fn zygote_of(launcher: i32) -> i32 {
     let root = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.contains("zygote.py"));
