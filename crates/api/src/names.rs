@@ -37,6 +37,10 @@ pub mod label {
     pub const ENDPOINTS_SERVICE: &str = "kubernetes.io/service-name";
     /// Who maintains an EndpointSlice.
     pub const ENDPOINTS_MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+    /// On a Pod that the autoscaler is about to remove: since when, in seconds since 1970. Gateways send it nothing new.
+    pub const DRAINING: &str = "dhow.dev/draining";
+    /// On an object that brings the outside world to a Route: the Route's name.
+    pub const EXPOSES: &str = "dhow.dev/exposes";
     /// The hash of a ReplicaSet's pod template.
     pub const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 }

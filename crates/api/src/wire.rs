@@ -16,6 +16,9 @@ pub struct RevisionKey {
 pub struct Poke {
     #[serde(flatten)]
     pub key: RevisionKey,
+    /// The gateway that says so; empty where there is only one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub gateway: String,
     /// Requests that wait for a slot.
     pub queued: u32,
     /// Requests that an instance is working on.
@@ -28,6 +31,9 @@ pub struct Poke {
 pub struct ConcurrencyStat {
     #[serde(flatten)]
     pub key: RevisionKey,
+    /// The gateway that says so; empty where there is only one. What several say adds up.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub gateway: String,
     /// Time-weighted average of requests in the gateway, waiting ones included.
     pub average_concurrency: f64,
     /// Requests that arrived, per second.
@@ -38,12 +44,20 @@ pub struct ConcurrencyStat {
     pub instances: Vec<InstanceLoad>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InstanceLoad {
     pub pod: String,
     pub in_flight: u32,
+    /// The gateway has seen that the pod drains, and sends it nothing new.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
 }
+
+/// Where the autoscaler takes messages over HTTP: a POST of a JSON array of [`GatewayMessage`].
+pub const MESSAGES_PATH: &str = "/v1/gateway-messages";
+/// The most bytes of such a POST.
+pub const MESSAGES_BYTES: usize = 1 << 20;
 
 /// What a gateway tells the autoscaler.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -87,3 +101,23 @@ pub struct Endpoints {
 
 /// The present, as an argument: rooms take one by value, tests pass their own.
 pub type Clock = std::sync::Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_gateways_are_understood() {
+        let old = r#"[{"poke":{"namespace":"n","revision":"r","queued":1,"inFlight":2}},
+            {"report":[{"namespace":"n","revision":"r","averageConcurrency":1.5,"requestsPerSecond":2.0,"inFlight":1,
+                        "instances":[{"pod":"p","inFlight":1}]}]}]"#;
+        let messages: Vec<GatewayMessage> = serde_json::from_str(old).unwrap();
+        let GatewayMessage::Poke(poke) = &messages[0] else { panic!("{messages:?}") };
+        assert_eq!((poke.gateway.as_str(), poke.queued, poke.in_flight), ("", 1, 2));
+        let GatewayMessage::Report(stats) = &messages[1] else { panic!("{messages:?}") };
+        let load = InstanceLoad { pod: "p".into(), in_flight: 1, draining: false };
+        assert_eq!((stats[0].gateway.as_str(), stats[0].instances.as_slice()), ("", [load].as_slice()));
+        let again: Vec<GatewayMessage> = serde_json::from_str(&serde_json::to_string(&messages).unwrap()).unwrap();
+        assert_eq!(again, messages);
+    }
+}

@@ -209,7 +209,11 @@ async fn a_function_lives_and_dies() {
 
     let begin = Instant::now();
     let key = RevisionKey { namespace: "default".into(), revision: REVISION.into() };
-    platform.gateway.send(GatewayMessage::Poke(Poke { key, queued: 1, in_flight: 0 })).await.unwrap();
+    platform
+        .gateway
+        .send(GatewayMessage::Poke(Poke { key, gateway: String::new(), queued: 1, in_flight: 0 }))
+        .await
+        .unwrap();
     platform.until("scaled", "hello-00001-deployment", |d| replicas(d) == 1).await;
     let scaled = begin.elapsed();
     platform.until("an endpoint again", &slice, has_ready_endpoint).await;
@@ -243,7 +247,11 @@ async fn a_burst_starts_many_and_never_too_many() {
     let platform = Platform::start().await;
     platform.deploy().await;
     let key = RevisionKey { namespace: "default".into(), revision: REVISION.into() };
-    platform.gateway.send(GatewayMessage::Poke(Poke { key, queued: 100, in_flight: 0 })).await.unwrap();
+    platform
+        .gateway
+        .send(GatewayMessage::Poke(Poke { key, gateway: String::new(), queued: 100, in_flight: 0 }))
+        .await
+        .unwrap();
     let begin = Instant::now();
     let all = |s: &EndpointSlice| {
         s.endpoints.iter().filter(|e| e.conditions.as_ref().and_then(|c| c.ready) == Some(true)).count() == 100

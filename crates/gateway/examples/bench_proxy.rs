@@ -17,8 +17,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listen: SocketAddr = arguments.next().ok_or(usage)?.parse()?;
     let backend: SocketAddr = arguments.next().ok_or(usage)?.parse()?;
     let threads = arguments.next().map_or(Ok(1), |n| n.parse())?;
-    let config =
-        Config { public: listen, internal: None, threads, limits: Limits::default(), grace: Duration::from_secs(1) };
+    let config = Config {
+        public: listen,
+        internal: None,
+        threads,
+        limits: Limits::default(),
+        grace: Duration::from_secs(1),
+        name: String::new(),
+        cluster: false,
+    };
     let gateway = Gateway::bind(config, &mut Registry::default())?;
     let feed = gateway.feed();
     feed.ingress(&serde_json::from_value(json!({

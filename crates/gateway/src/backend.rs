@@ -1,18 +1,21 @@
 //! One revision, as every gateway thread sees it: its slots and queue behind one short lock.
 //!
-//! Owns: a request's visit from arrival to end, the wait in the queue, pokes. Must not know: HTTP or connections.
+//! Owns: a request's visit from arrival to end, the wait in the queue, pokes, and when an instance that is not said to
+//! be ready takes requests all the same. Must not know: HTTP or connections.
 //! The surprise: a waiting request is handed its slot by whoever frees or adds it, on that one's thread, so nobody
 //! wakes up to find that another was faster; and a waiter that vanishes hands the slot on.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::wire::{ConcurrencyStat, InstanceLoad, Poke, RevisionKey};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
-use crate::endpoints::Ready;
+use crate::endpoints::{Listed, Ready};
 use crate::hub::Hub;
 use crate::metrics::Handles;
+use crate::probe::{Candidates, Check, Step};
 use crate::slots::{Failure, Instance, Refusal, Slots};
 
 /// Pokes of one revision are at least this far apart, so that a burst is one message or two.
@@ -34,11 +37,18 @@ pub(crate) struct Backend {
     state: Mutex<State>,
     last_poke: AtomicU64,
     poke_owed: AtomicBool,
+    /// There is something new to probe.
+    pub probe_wake: Notify,
 }
 
 #[derive(Debug)]
 struct State {
     slots: Slots<oneshot::Sender<Grant>>,
+    candidates: Candidates,
+    /// How they are probed; `None` where only the kubelet can tell, or nothing is known yet.
+    check: Option<Arc<Check>>,
+    /// In the prober's hands.
+    probing: bool,
     /// In the hub's list of revisions with traffic.
     active: bool,
 }
@@ -77,10 +87,21 @@ impl Backend {
             service,
             metrics,
             hub,
-            state: Mutex::new(State { slots, active: false }),
+            state: Mutex::new(State {
+                slots,
+                candidates: Candidates::default(),
+                check: None,
+                probing: false,
+                active: false,
+            }),
             last_poke: AtomicU64::new(0),
             poke_owed: AtomicBool::new(false),
+            probe_wake: Notify::new(),
         })
+    }
+
+    pub fn hub(&self) -> &Hub {
+        &self.hub
     }
 
     /// No code panics while it holds the lock, so a poisoned one still guards sound state.
@@ -124,6 +145,7 @@ impl Backend {
             self.metrics.cold_starts.inc();
         }
         self.metrics.queue_depth.set(state.slots.queued() as i64);
+        self.look_for_probes(&mut state, now);
         drop(state);
         self.poke(now);
         Arrival::Wait(Ticket { backend: self.clone(), number, grant })
@@ -140,7 +162,7 @@ impl Backend {
                 let queued = state.slots.queued() as u32;
                 (queued, state.slots.load.inside().saturating_sub(queued))
             };
-            self.hub.send_poke(Poke { key: self.key.clone(), queued, in_flight });
+            self.hub.send_poke(Poke { key: self.key.clone(), gateway: self.hub.name.clone(), queued, in_flight });
         } else if !self.poke_owed.swap(true, Relaxed) {
             self.hub.wake();
         }
@@ -184,17 +206,75 @@ impl Backend {
     }
 
     /// The instances are now these.
-    pub fn set_instances(&self, ready: &[Ready]) {
-        let lost = {
-            let mut state = self.lock();
-            let lost = state.slots.replace(ready, || self.hub.next_id());
-            self.settle(&mut state);
-            lost
-        };
-        self.metrics.instances.set(ready.len() as i64);
+    pub fn set_instances(self: &Arc<Self>, mut listed: Listed) {
+        let now = self.hub.micros();
+        let mut state = self.lock();
+        let State { slots, candidates, .. } = &mut *state;
+        // An instance that is not a candidate was ready until now.
+        candidates.list(&listed.starting, |one| slots.instances().iter().any(|i| i.ready == *one), now);
+        listed.ready.extend(candidates.answered().cloned());
+        self.replace(state, &listed.ready, now);
+    }
+
+    fn replace(self: &Arc<Self>, mut state: MutexGuard<'_, State>, instances: &[Ready], now: u64) {
+        let lost = state.slots.replace(instances, || self.hub.next_id());
+        self.settle(&mut state);
+        self.metrics.instances.set(state.slots.instances().len() as i64);
+        self.look_for_probes(&mut state, now);
+        drop(state);
         if lost {
             self.hub.sweep();
         }
+    }
+
+    /// Hands the revision to the prober if it has something to do.
+    fn look_for_probes(self: &Arc<Self>, state: &mut State, now: u64) {
+        let waiting = state.slots.queued() > 0;
+        if state.check.is_none() || !state.candidates.has_work(now, waiting) {
+            return;
+        }
+        if state.probing {
+            self.probe_wake.notify_one();
+        } else {
+            state.probing = true;
+            self.hub.probe(self.clone());
+        }
+    }
+
+    /// How this revision's instances are probed.
+    pub fn set_check(self: &Arc<Self>, check: Option<Arc<Check>>) {
+        let mut state = self.lock();
+        state.check = check;
+        self.look_for_probes(&mut state, self.hub.micros());
+    }
+
+    /// What the prober does next. After a rest it is told anew.
+    pub fn next_probe(&self) -> (Step, Option<Arc<Check>>) {
+        let now = self.hub.micros();
+        let mut state = self.lock();
+        let waiting = state.slots.queued() > 0;
+        let step = if state.check.is_some() { state.candidates.next(now, waiting) } else { Step::Rest };
+        state.probing = step != Step::Rest;
+        (step, state.check.clone())
+    }
+
+    /// A probe ended. The first that is enough lets the instance take requests at once.
+    pub fn probed(self: &Arc<Self>, ready: &Ready, passed: bool, needed: u32) {
+        let now = self.hub.micros();
+        let mut state = self.lock();
+        if state.candidates.outcome(ready, passed, needed, now) {
+            self.hub.metrics.early_instances.inc();
+            let mut instances = state.slots.listed();
+            instances.push(ready.clone());
+            self.replace(state, &instances, now);
+        }
+    }
+
+    /// These pods are about to be removed.
+    pub fn drain(&self, pods: BTreeSet<String>) {
+        let mut state = self.lock();
+        state.slots.drain(pods);
+        self.settle(&mut state);
     }
 
     /// An instance became ready on its node; what else its oldest request waited for was scheduling. An instance that
@@ -225,29 +305,24 @@ impl Backend {
         let quiet = load.arrived == 0 && load.inside == 0 && load.average == 0.0;
         let stat = |state: &State| ConcurrencyStat {
             key: self.key.clone(),
+            gateway: self.hub.name.clone(),
             average_concurrency: load.average,
             requests_per_second: load.per_second,
             in_flight: load.inside,
-            instances: state
-                .slots
-                .instances()
-                .iter()
-                .map(|i| InstanceLoad { pod: i.ready.pod.clone(), in_flight: i.busy() })
-                .collect(),
+            instances: loads(state),
         };
         (!quiet).then(|| stat(&state))
     }
 
     /// The report of a revision that has just gone quiet, so that the autoscaler sees the zero.
     pub fn quiet_report(&self) -> ConcurrencyStat {
-        let state = self.lock();
-        let instances = state.slots.instances().iter();
         ConcurrencyStat {
             key: self.key.clone(),
+            gateway: self.hub.name.clone(),
             average_concurrency: 0.0,
             requests_per_second: 0.0,
             in_flight: 0,
-            instances: instances.map(|i| InstanceLoad { pod: i.ready.pod.clone(), in_flight: i.busy() }).collect(),
+            instances: loads(&self.lock()),
         }
     }
 
@@ -257,6 +332,12 @@ impl Backend {
         state.active = state.slots.load.inside() > 0;
         !state.active
     }
+}
+
+fn loads(state: &State) -> Vec<InstanceLoad> {
+    let load =
+        |i: &Arc<Instance>| InstanceLoad { pod: i.ready.pod.clone(), in_flight: i.busy(), draining: i.is_draining() };
+    state.slots.instances().iter().map(load).collect()
 }
 
 impl Visit {
@@ -281,7 +362,13 @@ impl Visit {
                 state.slots.suspend(&instance, now + rest);
             }
             state.slots.release(&instance);
-            backend.settle(&mut state);
+            if rest.is_some() && state.candidates.doubt(&instance.ready, now) {
+                let instances = state.slots.listed().into_iter().filter(|one| *one != instance.ready);
+                backend.replace(state, &instances.collect::<Vec<_>>(), now);
+                state = backend.lock();
+            } else {
+                backend.settle(&mut state);
+            }
         }
         if rest.is_some() {
             backend.hub.wake();

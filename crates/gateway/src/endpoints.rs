@@ -33,8 +33,16 @@ pub fn key(slice: &EndpointSlice) -> Option<RevisionKey> {
     Some(RevisionKey { namespace: slice.metadata.namespace.clone()?, revision: service.clone() })
 }
 
-/// The endpoints of a slice that take new requests.
-pub fn ready(slice: &EndpointSlice) -> Vec<Ready> {
+/// What a slice says: instances that take new requests, and those that are on their way to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    pub ready: Vec<Ready>,
+    /// Neither ready nor on their way out. One without a network of its own is never among them: its node says itself,
+    /// and at once, when it is ready.
+    pub starting: Vec<Ready>,
+}
+
+pub fn listed(slice: &EndpointSlice) -> Listed {
     let sockets: BTreeMap<String, PathBuf> = slice
         .metadata
         .annotations
@@ -45,27 +53,32 @@ pub fn ready(slice: &EndpointSlice) -> Vec<Ready> {
     let port = port(slice.ports.as_deref().unwrap_or_default());
     let h2c = port.is_some_and(speaks_h2c);
     let number = port.and_then(|p| p.port).and_then(|p| u16::try_from(p).ok());
-    let takes = slice.endpoints.iter().filter(|endpoint| takes_requests(endpoint));
-    takes
-        .filter_map(|endpoint| {
-            let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.clone());
-            let address = match pod.as_ref().and_then(|pod| sockets.get(pod)) {
-                Some(path) => Address::Unix(path.clone()),
-                None => {
-                    let ip: IpAddr = endpoint.addresses.first()?.parse().ok()?;
-                    Address::Tcp(SocketAddr::new(ip, number?))
-                }
-            };
-            let pod = pod.unwrap_or_else(|| endpoint.addresses.first().cloned().unwrap_or_default());
-            Some(Ready { pod, address, h2c })
-        })
-        .collect()
+    let instance = |endpoint: &Endpoint| {
+        let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.clone());
+        let address = match pod.as_ref().and_then(|pod| sockets.get(pod)) {
+            Some(path) => Address::Unix(path.clone()),
+            None => {
+                let ip: IpAddr = endpoint.addresses.first()?.parse().ok()?;
+                Address::Tcp(SocketAddr::new(ip, number?))
+            }
+        };
+        let pod = pod.unwrap_or_else(|| endpoint.addresses.first().cloned().unwrap_or_default());
+        Some(Ready { pod, address, h2c })
+    };
+    let (ready, starting): (Vec<&Endpoint>, Vec<&Endpoint>) =
+        slice.endpoints.iter().filter(|endpoint| !is_leaving(endpoint)).partition(|endpoint| is_ready(endpoint));
+    let mut starting: Vec<Ready> = starting.into_iter().filter_map(instance).collect();
+    starting.retain(|one| matches!(one.address, Address::Tcp(_)));
+    Listed { ready: ready.into_iter().filter_map(instance).collect(), starting }
 }
 
 /// A missing condition counts as ready, as the API defines it.
-fn takes_requests(endpoint: &Endpoint) -> bool {
-    let conditions = endpoint.conditions.as_ref();
-    conditions.and_then(|c| c.ready) != Some(false) && conditions.and_then(|c| c.terminating) != Some(true)
+fn is_ready(endpoint: &Endpoint) -> bool {
+    endpoint.conditions.as_ref().and_then(|c| c.ready) != Some(false)
+}
+
+fn is_leaving(endpoint: &Endpoint) -> bool {
+    endpoint.conditions.as_ref().and_then(|c| c.terminating) == Some(true)
 }
 
 /// The port that serves requests: one named for HTTP before any other, since a sidecar may expose metrics beside it.
@@ -94,13 +107,13 @@ mod tests {
         }
         let slice: EndpointSlice = serde_json::from_value(object).unwrap();
         assert_eq!(key(&slice).unwrap().revision, "rev");
-        ready(&slice)
-            .into_iter()
-            .map(|r| match r.address {
-                Address::Tcp(a) => format!("{} {a}{}", r.pod, if r.h2c { " h2c" } else { "" }),
-                Address::Unix(p) => format!("{} {}", r.pod, p.display()),
-            })
-            .collect()
+        let listed = listed(&slice);
+        let line = |r: Ready| match r.address {
+            Address::Tcp(a) => format!("{} {a}{}", r.pod, if r.h2c { " h2c" } else { "" }),
+            Address::Unix(p) => format!("{} {}", r.pod, p.display()),
+        };
+        let ready = listed.ready.into_iter().map(line);
+        ready.chain(listed.starting.into_iter().map(|r| format!("starting {}", line(r)))).collect()
     }
 
     #[test]
@@ -110,7 +123,20 @@ mod tests {
         let rows = [
             (json!([pod("a", "10.0.0.1", json!({"ready": true}))]), http.clone(), None, vec!["a 10.0.0.1:8080"]),
             (json!([pod("a", "10.0.0.1", json!({}))]), http.clone(), None, vec!["a 10.0.0.1:8080"]),
-            (json!([pod("a", "10.0.0.1", json!({"ready": false}))]), http.clone(), None, vec![]),
+            (
+                json!([pod("a", "10.0.0.1", json!({"ready": false}))]),
+                http.clone(),
+                None,
+                vec!["starting a 10.0.0.1:8080"],
+            ),
+            (
+                json!([pod("a", "10.0.0.1", json!({"ready": false})), pod("b", "10.0.0.2", json!({"ready": true}))]),
+                http.clone(),
+                None,
+                vec!["b 10.0.0.2:8080", "starting a 10.0.0.1:8080"],
+            ),
+            (json!([pod("a", "10.0.0.1", json!({"ready": false, "terminating": true}))]), http.clone(), None, vec![]),
+            (json!([pod("a", "x", json!({"ready": false}))]), http.clone(), Some(r#"{"a":"/run/a.sock"}"#), vec![]),
             (json!([pod("a", "10.0.0.1", json!({"ready": true, "terminating": true}))]), http.clone(), None, vec![]),
             (json!([pod("a", "fd00::1", json!({}))]), json!([{"port": 1}]), None, vec!["a [fd00::1]:1"]),
             (

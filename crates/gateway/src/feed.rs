@@ -4,21 +4,24 @@
 //! Must not know: where objects come from (`watch` brings them from an API server, tests by hand). The surprise: an
 //! EndpointSlice may be seen before the Ingress that names its back end, so slices are kept whether used or not.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use api::condition::{Condition, is_false};
+use api::names::label;
 use api::networking::{Ingress, SplitPolicy};
 use api::serving::Revision;
 use api::wire::{InstanceStarted, RevisionKey};
 use arc_swap::ArcSwap;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use tokio::sync::watch;
 
 use crate::backend::Backend;
-use crate::endpoints::{self, Ready};
+use crate::endpoints::{self, Listed};
 use crate::hub::Hub;
+use crate::probe::Check;
 use crate::slots::Failure;
 use crate::table::{self, Compiled, Side, Table};
 
@@ -45,6 +48,8 @@ struct Inner {
     tables: ArcSwap<Tables>,
     sources: Mutex<Sources>,
     synced: watch::Sender<bool>,
+    /// The check of everyone who asks for none.
+    usual_check: Arc<Check>,
 }
 
 /// An Ingress, compiled, and the back ends it names.
@@ -57,8 +62,12 @@ struct Source {
 #[derive(Debug, Default)]
 struct Sources {
     ingresses: BTreeMap<Name, Source>,
-    slices: HashMap<RevisionKey, BTreeMap<String, Vec<Ready>>>,
+    slices: HashMap<RevisionKey, BTreeMap<String, Listed>>,
     failures: HashMap<RevisionKey, Arc<Failure>>,
+    /// How each known revision's instances are probed, where they are. Most say nothing and share one check.
+    checks: HashMap<RevisionKey, Option<Arc<Check>>>,
+    /// Pods that are about to be removed.
+    draining: HashMap<RevisionKey, BTreeSet<String>>,
     backends: HashMap<RevisionKey, Arc<Backend>>,
     /// Back ends that no Ingress names any more but some request still uses. One that is named again goes on with its
     /// slots, so that its limit holds across the gap.
@@ -69,7 +78,8 @@ impl Feed {
     pub(crate) fn new(hub: Arc<Hub>) -> Self {
         let (synced, _) = watch::channel(false);
         let (tables, sources) = (ArcSwap::default(), Mutex::default());
-        Self { inner: Arc::new(Inner { hub, tables, sources, synced }) }
+        let usual_check = Arc::new(Check::usual());
+        Self { inner: Arc::new(Inner { hub, tables, sources, synced, usual_check }) }
     }
 
     pub(crate) fn tables(&self) -> arc_swap::Guard<Arc<Tables>> {
@@ -128,8 +138,11 @@ impl Feed {
     /// An EndpointSlice as it is now; its instances take requests at once.
     pub fn slice(&self, slice: &EndpointSlice) {
         if let Some(key) = endpoints::key(slice) {
-            let ready = endpoints::ready(slice);
-            self.update_slice(key, slice.name_any(), Some(ready));
+            let mut listed = endpoints::listed(slice);
+            if !self.inner.hub.probes {
+                listed.starting.clear();
+            }
+            self.update_slice(key, slice.name_any(), Some(listed));
         }
     }
 
@@ -147,19 +160,19 @@ impl Feed {
         }
     }
 
-    fn update_slice(&self, key: RevisionKey, name: String, ready: Option<Vec<Ready>>) {
+    fn update_slice(&self, key: RevisionKey, name: String, listed: Option<Listed>) {
         let mut sources = self.sources();
         let slices = sources.slices.entry(key.clone()).or_default();
-        match ready {
-            Some(ready) => slices.insert(name, ready),
+        match listed {
+            Some(listed) => slices.insert(name, listed),
             None => slices.remove(&name),
         };
-        let ready = merged(Some(slices));
+        let listed = merged(Some(slices));
         if slices.is_empty() {
             sources.slices.remove(&key);
         }
         if let Some(backend) = sources.backends.get(&key) {
-            backend.set_instances(&ready);
+            backend.set_instances(listed);
         }
     }
 
@@ -177,14 +190,71 @@ impl Feed {
         }
     }
 
-    /// A Revision as it is now: whether it can start at all, and why not.
+    /// A Revision as it is now: whether it can start at all, and why not; and how its instances are probed.
     pub fn revision(&self, revision: &Revision) {
         let failure = revision.status.as_ref().and_then(|status| failure(&status.conditions));
-        self.set_failure(revision_key(revision), failure.map(Arc::new));
+        let key = revision_key(revision);
+        if self.inner.hub.probes {
+            self.set_check(key.clone(), Some(Check::of(&revision.spec.pod)));
+        }
+        self.set_failure(key, failure.map(Arc::new));
     }
 
     pub fn remove_revision(&self, revision: &Revision) {
+        self.set_check(revision_key(revision), None);
         self.set_failure(revision_key(revision), None);
+    }
+
+    /// `None` for a revision that is gone.
+    fn set_check(&self, key: RevisionKey, check: Option<Option<Check>>) {
+        let mut sources = self.sources();
+        let usual = &self.inner.usual_check;
+        let check = check.map(|check| check.map(|c| if c == **usual { usual.clone() } else { Arc::new(c) }));
+        if let Some(backend) = sources.backends.get(&key) {
+            backend.set_check(check.clone().flatten());
+        }
+        match check {
+            Some(check) => sources.checks.insert(key, check),
+            None => sources.checks.remove(&key),
+        };
+    }
+
+    /// A Pod of a revision as it is now: whether it is about to be removed.
+    pub fn pod(&self, pod: &Pod) {
+        self.set_draining(pod, pod.labels().contains_key(label::DRAINING));
+    }
+
+    pub fn remove_pod(&self, pod: &Pod) {
+        self.set_draining(pod, false);
+    }
+
+    fn set_draining(&self, pod: &Pod, draining: bool) {
+        let (Some(namespace), Some(revision)) = (pod.namespace(), pod.labels().get(label::REVISION)) else { return };
+        let key = RevisionKey { namespace, revision: revision.clone() };
+        let mut sources = self.sources();
+        let pods = sources.draining.entry(key.clone()).or_default();
+        let changed = if draining { pods.insert(pod.name_any()) } else { pods.remove(&pod.name_any()) };
+        let pods = pods.clone();
+        if pods.is_empty() {
+            sources.draining.remove(&key);
+        }
+        if let Some(backend) = sources.backends.get(&key).filter(|_| changed) {
+            backend.drain(pods);
+        }
+    }
+
+    /// After a new list of draining Pods.
+    pub(crate) fn retain_pods(&self, seen: &HashSet<Name>) {
+        let mut sources = self.sources();
+        let Sources { draining, backends, .. } = &mut *sources;
+        draining.retain(|key, pods| {
+            let before = pods.len();
+            pods.retain(|pod| seen.contains(&(key.namespace.clone(), pod.clone())));
+            if let Some(backend) = backends.get(key).filter(|_| pods.len() < before) {
+                backend.drain(pods.clone());
+            }
+            !pods.is_empty()
+        });
     }
 
     fn set_failure(&self, key: RevisionKey, failure: Option<Arc<Failure>>) {
@@ -200,9 +270,13 @@ impl Feed {
 
     /// After a new list of Revisions.
     pub(crate) fn retain_revisions(&self, seen: &HashSet<Name>) {
-        let failed: Vec<_> = self.sources().failures.keys().cloned().collect();
-        for key in failed {
+        let known = |sources: &Sources| -> HashSet<RevisionKey> {
+            sources.failures.keys().chain(sources.checks.keys()).cloned().collect()
+        };
+        let known = known(&self.sources());
+        for key in known {
             if !seen.contains(&(key.namespace.clone(), key.revision.clone())) {
+                self.set_check(key.clone(), None);
                 self.set_failure(key, None);
             }
         }
@@ -229,7 +303,9 @@ impl Sources {
             }
         };
         backend.set_limit(limit);
-        backend.set_instances(&merged(self.slices.get(&key)));
+        backend.drain(self.draining.get(&key).cloned().unwrap_or_default());
+        backend.set_check(self.checks.get(&key).cloned().flatten());
+        backend.set_instances(merged(self.slices.get(&key)));
         backend.set_failure(self.failures.get(&key).cloned());
         self.backends.insert(key, backend.clone());
         backend
@@ -254,11 +330,19 @@ fn revision_key(revision: &Revision) -> RevisionKey {
     RevisionKey { namespace: revision.namespace().unwrap_or_default(), revision: revision.name_any() }
 }
 
-/// A service's slices as one list, without duplicates: an endpoint may be in two slices for a moment.
-fn merged(slices: Option<&BTreeMap<String, Vec<Ready>>>) -> Vec<Ready> {
-    let mut all: Vec<Ready> = slices.into_iter().flat_map(BTreeMap::values).flatten().cloned().collect();
-    all.sort();
-    all.dedup();
+/// A service's slices as one, without duplicates: an endpoint may be in two slices for a moment.
+fn merged(slices: Option<&BTreeMap<String, Listed>>) -> Listed {
+    let mut all = Listed::default();
+    for slice in slices.into_iter().flat_map(BTreeMap::values) {
+        all.ready.extend(slice.ready.iter().cloned());
+        all.starting.extend(slice.starting.iter().cloned());
+    }
+    for list in [&mut all.ready, &mut all.starting] {
+        list.sort();
+        list.dedup();
+    }
+    let Listed { ready, starting } = &mut all;
+    starting.retain(|one| ready.binary_search(one).is_err());
     all
 }
 

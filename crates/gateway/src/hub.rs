@@ -32,6 +32,13 @@ pub(crate) struct Hub {
     autoscaler: OnceLock<mpsc::Sender<GatewayMessage>>,
     /// One per gateway thread: instances went away, so close their idle connections.
     sweeps: Mutex<Vec<Arc<Notify>>>,
+    /// Revisions with addresses to probe that the prober has not seen yet.
+    to_probe: Mutex<Vec<Arc<Backend>>>,
+    pub probe_wake: Notify,
+    /// What this gateway calls itself in its messages.
+    pub name: String,
+    /// Whether kubelets say what is ready, and late, so that addresses are probed from here.
+    pub probes: bool,
     pub metrics: Metrics,
     /// Requests that may wait for one revision.
     pub queue_bound: usize,
@@ -43,7 +50,7 @@ struct Active {
 }
 
 impl Hub {
-    pub fn new(metrics: Metrics, queue_bound: usize) -> Arc<Self> {
+    pub fn new(metrics: Metrics, queue_bound: usize, name: String, probes: bool) -> Arc<Self> {
         Arc::new(Self {
             epoch: Instant::now(),
             ids: AtomicU64::new(0),
@@ -51,6 +58,10 @@ impl Hub {
             wake: Notify::new(),
             autoscaler: OnceLock::new(),
             sweeps: Mutex::default(),
+            to_probe: Mutex::default(),
+            probe_wake: Notify::new(),
+            name,
+            probes,
             metrics,
             queue_bound,
         })
@@ -82,6 +93,16 @@ impl Hub {
         for thread in self.sweeps.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             thread.notify_one();
         }
+    }
+
+    /// Each revision is handed over once, until the prober is done with it.
+    pub fn probe(&self, backend: Arc<Backend>) {
+        self.to_probe.lock().unwrap_or_else(PoisonError::into_inner).push(backend);
+        self.probe_wake.notify_one();
+    }
+
+    pub fn to_probe(&self) -> Vec<Arc<Backend>> {
+        std::mem::take(&mut *self.to_probe.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub fn send_poke(&self, poke: Poke) {

@@ -14,6 +14,7 @@ mod hub;
 mod io;
 mod listen;
 mod metrics;
+mod probe;
 mod request;
 mod slots;
 mod table;
@@ -49,6 +50,11 @@ pub struct Config {
     pub limits: Limits,
     /// How long requests in flight may take once the gateway was told to stop.
     pub grace: Duration,
+    /// What the gateway is called in its messages, where there may be several; empty for the only one.
+    pub name: String,
+    /// On a cluster: kubelets say what is ready, and late, so addresses are probed from here; and the autoscaler marks
+    /// the pods that it is about to remove.
+    pub cluster: bool,
 }
 
 /// Bounds on what clients may use.
@@ -123,7 +129,8 @@ impl Gateway {
             }
             None => None,
         };
-        let feed = Feed::new(Hub::new(Metrics::register(registry), config.limits.queue));
+        let hub = Hub::new(Metrics::register(registry), config.limits.queue, config.name, config.cluster);
+        let feed = Feed::new(hub);
         let addresses = Addresses { public, internal };
         Ok(Self { feed, addresses, listeners, limits: config.limits, grace: config.grace })
     }
@@ -196,6 +203,7 @@ impl Gateway {
         tokio::select! {
             ended = threads => ended,
             () = hub.run(to_autoscaler) => Err(GatewayError::Ended("the hub stopped".into())),
+            () = probe::run(&hub) => Err(GatewayError::Ended("the prober stopped".into())),
         }
     }
 }

@@ -57,6 +57,8 @@ pub(crate) struct Metrics {
     pub connections_refused: Counter,
     pub retries: Counter,
     pub messages_dropped: Counter,
+    pub probes: Counter,
+    pub early_instances: Counter,
     rejected: Family<OnlyCode, Counter>,
 }
 
@@ -97,6 +99,8 @@ impl Metrics {
             connections_refused: Counter::default(),
             retries: Counter::default(),
             messages_dropped: Counter::default(),
+            probes: Counter::default(),
+            early_instances: Counter::default(),
             rejected: Family::default(),
         };
         let m = metrics.clone();
@@ -111,8 +115,14 @@ impl Metrics {
         registry.register("dhow_gateway_retries", "Requests sent again to another connection or instance", m.retries);
         registry.register(
             "dhow_gateway_messages_dropped",
-            "Reports the autoscaler had no room for",
+            "Messages that did not reach the autoscaler",
             m.messages_dropped,
+        );
+        registry.register("dhow_gateway_probes", "Probes of instances that were not ready yet", m.probes);
+        registry.register(
+            "dhow_gateway_early_instances",
+            "Instances that answered a probe before they were said to be ready",
+            m.early_instances,
         );
         registry.register("dhow_gateway_rejected", "Requests answered before a back end was chosen", m.rejected);
         metrics

@@ -5,7 +5,7 @@
 //! invariant everything rests on: while somebody waits nobody has a free slot, so whoever adds a slot must call
 //! [`Slots::grant`] until it says `None`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -24,6 +24,8 @@ pub(crate) struct Instance {
     pub ready: Ready,
     busy: AtomicU32,
     gone: AtomicBool,
+    /// Its pod is about to be removed: it finishes what it has.
+    draining: AtomicBool,
     /// Microseconds until which it gets no requests since it refused a connection; 0 for not suspended.
     suspended: AtomicU64,
 }
@@ -60,6 +62,8 @@ pub(crate) struct Slots<W> {
     free: Vec<Arc<Instance>>,
     queue: BTreeMap<u64, Queued<W>>,
     next_ticket: u64,
+    /// Pods that are about to be removed, whether they are among the instances or not yet.
+    draining: BTreeSet<String>,
     pub failure: Option<Arc<Failure>>,
     pub load: Load,
 }
@@ -85,7 +89,7 @@ pub(crate) struct LoadReport {
 
 impl Instance {
     fn new(id: u64, ready: Ready) -> Arc<Self> {
-        Arc::new(Self { id, ready, busy: 0.into(), gone: false.into(), suspended: 0.into() })
+        Arc::new(Self { id, ready, busy: 0.into(), gone: false.into(), draining: false.into(), suspended: 0.into() })
     }
 
     pub fn is_gone(&self) -> bool {
@@ -96,8 +100,15 @@ impl Instance {
         self.busy.load(Relaxed)
     }
 
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
     fn is_free(&self, limit: u32) -> bool {
-        !self.is_gone() && self.suspended.load(Relaxed) == 0 && (limit == 0 || self.busy() < limit)
+        !self.is_gone()
+            && !self.is_draining()
+            && self.suspended.load(Relaxed) == 0
+            && (limit == 0 || self.busy() < limit)
     }
 }
 
@@ -110,6 +121,7 @@ impl<W> Slots<W> {
             free: vec![],
             queue: BTreeMap::new(),
             next_ticket: 0,
+            draining: BTreeSet::new(),
             failure: None,
             load: Load::default(),
         }
@@ -117,6 +129,11 @@ impl<W> Slots<W> {
 
     pub fn instances(&self) -> &[Arc<Instance>] {
         &self.instances
+    }
+
+    /// The instances as they were given.
+    pub fn listed(&self) -> Vec<Ready> {
+        self.instances.iter().map(|instance| instance.ready.clone()).collect()
     }
 
     pub fn queued(&self) -> usize {
@@ -201,8 +218,21 @@ impl<W> Slots<W> {
                 self.instances.push(Instance::new(next_id(), new.clone()));
             }
         }
-        self.rebuild();
+        self.mark_draining();
         lost
+    }
+
+    /// These pods get no new requests.
+    pub fn drain(&mut self, pods: BTreeSet<String>) {
+        self.draining = pods;
+        self.mark_draining();
+    }
+
+    fn mark_draining(&mut self) {
+        for instance in &self.instances {
+            instance.draining.store(self.draining.contains(&instance.ready.pod), Relaxed);
+        }
+        self.rebuild();
     }
 
     pub fn set_limit(&mut self, limit: u32) {
@@ -323,6 +353,7 @@ mod tests {
         Wait(&'static str, u64),
         Cancel(u64),
         Suspend(&'static str, u64),
+        Drain(&'static [&'static str]),
         Resume(u64),
         Fail,
         Expire(u64),
@@ -367,6 +398,7 @@ mod tests {
                     let instance = self.slots.instances().iter().find(|i| i.ready.pod == *pod).unwrap().clone();
                     self.slots.suspend(&instance, *until);
                 }
+                Step::Drain(pods) => self.slots.drain(pods.iter().map(|pod| (*pod).to_owned()).collect()),
                 Step::Resume(now) => self.slots.resume(*now),
                 Step::Fail => {
                     self.slots.failure = Some(Arc::new(Failure { reason: "R".into(), message: "M".into() }));
@@ -437,6 +469,15 @@ mod tests {
         use Step::*;
         let steps = [Pods(&["a"]), Take, Suspend("a", 5), Give("a"), Take, Wait("x", 9), Resume(4), Resume(5)];
         check(1, &steps, &["a", "none", "x@a"]);
+    }
+
+    #[test]
+    fn a_draining_instance_finishes_what_it_has() {
+        use Step::*;
+        check(1, &[Pods(&["a", "b"]), Drain(&["a"]), Take, Take], &["b", "none"]);
+        check(1, &[Pods(&["a"]), Take, Drain(&["a"]), Give("a"), Take], &["a", "none"]);
+        check(1, &[Drain(&["a"]), Pods(&["a"]), Take, Wait("x", 9), Drain(&[])], &["none", "x@a"]);
+        check(0, &[Pods(&["a", "b"]), Take, Drain(&["b"]), Take, Take], &["a", "a", "a"]);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Brings objects from the API server to the [`Feed`].
 //!
-//! Owns: three watches, each of which starts over by itself for as long as the gateway runs. Must not know: what the
+//! Owns: three watches, and on a cluster a fourth for the few pods that are about to be removed, each of which starts over by itself for as long as the gateway runs. Must not know: what the
 //! objects mean. The surprise: changes that arrive together are published together, so a burst costs one new table.
 
 use std::collections::HashSet;
 use std::pin::pin;
 
+use api::names::label;
 use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -23,13 +25,16 @@ enum First {
     Ingresses,
     Slices,
     Revisions,
+    Draining,
 }
 
 /// Runs until it is dropped.
 pub(crate) async fn run(client: Client, feed: &Feed) {
     let (first, mut listed) = mpsc::channel(8);
+    let all = watcher::Config::default;
     let ingresses = follow(
         Api::all(client.clone()),
+        all(),
         first.clone(),
         || First::Ingresses,
         |event| match event {
@@ -41,6 +46,7 @@ pub(crate) async fn run(client: Client, feed: &Feed) {
     );
     let slices = follow(
         Api::all(client.clone()),
+        all(),
         first.clone(),
         || First::Slices,
         |event| match event {
@@ -51,8 +57,9 @@ pub(crate) async fn run(client: Client, feed: &Feed) {
         },
     );
     let revisions = follow(
-        Api::all(client),
-        first,
+        Api::all(client.clone()),
+        all(),
+        first.clone(),
         || First::Revisions,
         |event| match event {
             Change::Now(revision) => feed.revision(&revision),
@@ -61,6 +68,25 @@ pub(crate) async fn run(client: Client, feed: &Feed) {
             Change::Flush => {}
         },
     );
+    let draining = async {
+        if !feed.hub().probes {
+            // Where the node itself drains nobody marks a pod.
+            return;
+        }
+        follow(
+            Api::all(client),
+            all().labels(label::DRAINING),
+            first,
+            || First::Draining,
+            |event: Change<Pod>| match event {
+                Change::Now(pod) => feed.pod(&pod),
+                Change::Gone(pod) => feed.remove_pod(&pod),
+                Change::Listed(seen) => feed.retain_pods(&seen),
+                Change::Flush => {}
+            },
+        )
+        .await;
+    };
     let completion = async {
         let (mut seen_ingresses, mut seen_slices) = (false, false);
         while let Some(which) = listed.recv().await {
@@ -69,13 +95,15 @@ pub(crate) async fn run(client: Client, feed: &Feed) {
                 First::Slices => seen_slices = true,
                 // A revision's failure only words an answer; nothing waits for it.
                 First::Revisions => {}
+                // Until it is seen that a pod drains, its end has not been written either.
+                First::Draining => {}
             }
             if seen_ingresses && seen_slices && !*feed.synced().borrow() {
                 feed.complete();
             }
         }
     };
-    tokio::join!(ingresses, slices, revisions, completion);
+    tokio::join!(ingresses, slices, revisions, draining, completion);
 }
 
 enum Change<K> {
@@ -87,11 +115,16 @@ enum Change<K> {
     Flush,
 }
 
-async fn follow<K>(api: Api<K>, first: mpsc::Sender<First>, which: impl Fn() -> First, on_change: impl Fn(Change<K>))
-where
+async fn follow<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    first: mpsc::Sender<First>,
+    which: impl Fn() -> First,
+    on_change: impl Fn(Change<K>),
+) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    let events = watch(api, watcher::Config::default()).default_backoff().ready_chunks(BATCH);
+    let events = watch(api, config).default_backoff().ready_chunks(BATCH);
     let mut events = pin!(events);
     let mut seen = HashSet::new();
     while let Some(batch) = events.next().await {

@@ -31,6 +31,7 @@ fn settings(limit: i64, annotations: Value) -> Settings {
 fn stat(average: f64, in_flight: u32) -> ConcurrencyStat {
     ConcurrencyStat {
         key: RevisionKey { namespace: "default".into(), revision: NAME.into() },
+        gateway: String::new(),
         average_concurrency: average,
         requests_per_second: average,
         in_flight,
@@ -39,7 +40,7 @@ fn stat(average: f64, in_flight: u32) -> ConcurrencyStat {
 }
 
 fn load(pod: &str, in_flight: u32) -> InstanceLoad {
-    InstanceLoad { pod: pod.into(), in_flight }
+    InstanceLoad { pod: pod.into(), in_flight, draining: false }
 }
 
 /// Reports `average` for each second of `from..to` and decides at the end.

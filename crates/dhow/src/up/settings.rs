@@ -89,6 +89,8 @@ impl Settings {
             threads: std::thread::available_parallelism().map_or(1, |n| n.get()).min(16),
             limits: gateway::Limits::default(),
             grace: super::GATEWAY_GRACE,
+            name: String::new(),
+            cluster: false,
         }
     }
 

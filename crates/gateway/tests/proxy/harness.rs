@@ -61,9 +61,19 @@ impl Setup {
     }
 
     pub fn with(limits: Limits, grace: Duration) -> Self {
+        Self::of(limits, grace, false)
+    }
+
+    /// A gateway on a cluster.
+    pub fn on_cluster() -> Self {
+        Self::of(Limits::default(), Duration::from_secs(20), true)
+    }
+
+    fn of(limits: Limits, grace: Duration, cluster: bool) -> Self {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let mut registry = Registry::default();
-        let config = Config { public: any, internal: Some(any), threads: 2, limits, grace };
+        let name = if cluster { "gateway-0".to_owned() } else { String::new() };
+        let config = Config { public: any, internal: Some(any), threads: 2, limits, grace, name, cluster };
         let gateway = Gateway::bind(config, &mut registry).unwrap();
         let (feed, at) = (gateway.feed(), gateway.addresses());
         let (to_autoscaler, messages) = mpsc::channel(1024);
@@ -107,6 +117,26 @@ impl Setup {
             }
             self.feed.slice(&serde_json::from_value(object).unwrap());
         }
+    }
+
+    /// Instances by what their slice says of them, each with a slice of its own.
+    pub fn listed(&self, revision: &str, instances: &[(&str, SocketAddr, Value)]) {
+        for at in 0..8 {
+            let mut object = slice(revision, at);
+            if let Some((pod, address, conditions)) = instances.get(at) {
+                object["ports"] = json!([{"name": "http", "port": address.port()}]);
+                object["endpoints"] = json!([{"addresses": [address.ip()], "conditions": conditions,
+                    "targetRef": {"kind": "Pod", "name": pod}}]);
+            }
+            self.feed.slice(&serde_json::from_value(object).unwrap());
+        }
+    }
+
+    /// A revision as it was written, with one container.
+    pub fn probed_by(&self, name: &str, container: Value) {
+        let object = json!({"apiVersion": "serving.knative.dev/v1", "kind": "Revision",
+            "metadata": {"name": name, "namespace": "default"}, "spec": {"containers": [container]}});
+        self.feed.revision(&serde_json::from_value(object).unwrap());
     }
 
     pub fn unix_instance(&self, revision: &str, pod: &str, path: &Path) {

@@ -4,6 +4,7 @@
 
 mod failures;
 mod harness;
+mod probing;
 mod protocols;
 mod routing;
 mod waiting;

@@ -80,6 +80,8 @@ async fn what_the_api_server_says_is_served() {
         threads: 1,
         limits: Limits::default(),
         grace: std::time::Duration::from_secs(5),
+        name: String::new(),
+        cluster: false,
     };
     let gateway = Gateway::bind(config, &mut Registry::default()).unwrap();
     let (at, mut synced) = (gateway.addresses().public, gateway.feed().synced());
