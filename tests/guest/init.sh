@@ -25,7 +25,7 @@ mount -t tmpfs -o mode=755 run run
 mkdir run/share
 mount --move /share run/share
 mkdir -p lib/modules
-mount --bind "host$kernel/lib/modules" lib/modules 2>/dev/null || mount --bind "/host$kernel/lib/modules" lib/modules
+mount --bind "/host$kernel/lib/modules" lib/modules
 # The kernel looks for a module's loader here.
 ln -sf "$(readlink -f bin/busybox | sed 's|^/new||')" sbin/modprobe
 mount -t cgroup2 -o nsdelegate cgroup2 sys/fs/cgroup
