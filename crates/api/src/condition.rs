@@ -48,7 +48,7 @@ pub fn is_false(conditions: &[Condition], type_: &str) -> bool {
 }
 
 /// A happy condition and the ones it is computed from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConditionSet {
     pub happy: &'static str,
     pub dependents: &'static [&'static str],

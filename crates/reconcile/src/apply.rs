@@ -29,8 +29,20 @@ impl Applier {
     /// Writes, then the status, then the events; the first failure ends it. Cancelling between two writes is
     /// safe: the next plan starts from what is there.
     pub async fn apply(&self, plan: &Plan) -> Result<(), Error> {
-        for write in plan.writes.iter().chain(&plan.status) {
-            self.send(write).await?;
+        for write in &plan.writes {
+            if let Err(error) = self.send(write).await {
+                if let Some(told) = plan.refusal.as_ref().and_then(|refusal| refusal.plan(&error)) {
+                    self.conclude(&told).await?;
+                }
+                return Err(error);
+            }
+        }
+        self.conclude(plan).await
+    }
+
+    async fn conclude(&self, plan: &Plan) -> Result<(), Error> {
+        if let Some(status) = &plan.status {
+            self.send(status).await?;
         }
         for event in &plan.events {
             match self.send(event).await {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::gate;
+use crate::refusal::Refusal;
 use crate::view::{Kind, uid};
 
 /// The address of one object, whatever its kind.
@@ -135,6 +136,8 @@ pub struct Plan {
     /// At most one, of the object the plan is for.
     pub status: Option<Write>,
     pub events: Vec<Write>,
+    /// Who is told when a write is refused.
+    pub refusal: Option<Refusal>,
     /// When to plan again although nothing changed.
     pub requeue_after: Option<SignedDuration>,
 }
@@ -186,15 +189,17 @@ impl Plan {
     /// Writes the whole status of `observed`, unless it is already so. A `Ready` or `Succeeded` condition that
     /// changed to true or false is also told as an Event.
     pub fn status<K: Kind, S: Serialize>(&mut self, observed: &K, status: &S, now: Timestamp) {
-        let before = to_value(observed);
-        let after = serde_json::to_value(status).unwrap_or_default();
+        self.status_value(&to_value(observed), serde_json::to_value(status).unwrap_or_default(), now);
+    }
+
+    pub(crate) fn status_value(&mut self, before: &Value, after: Value, now: Timestamp) {
         if without_nulls(&before["status"]) == without_nulls(&after) {
             return;
         }
         if let Some((reason, message, warning)) = news(&before["status"], &after) {
-            self.event(observed, &reason, &message, warning, now);
+            self.tell(&Target::of_value(before), &before["metadata"]["uid"], &reason, &message, warning, now);
         }
-        self.status = Some(status_write(observed, &before, after));
+        self.status = Some(status_write(before, after));
     }
 
     /// Writes the whole status of another object than the one the plan is for; for a kind whose status this
@@ -203,15 +208,18 @@ impl Plan {
         let before = to_value(observed);
         let after = serde_json::to_value(status).unwrap_or_default();
         if without_nulls(&before["status"]) != without_nulls(&after) {
-            self.writes.push(status_write(observed, &before, after));
+            self.writes.push(status_write(&before, after));
         }
     }
 
     /// Tells people what happened. The same words about the same object are one Event.
     pub fn event<K: Kind>(&mut self, about: &K, reason: &str, message: &str, warning: bool, now: Timestamp) {
-        let target = Target::of(about);
+        self.tell(&Target::of(about), &json!(uid(about)), reason, message, warning, now);
+    }
+
+    fn tell(&mut self, target: &Target, uid: &Value, reason: &str, message: &str, warning: bool, now: Timestamp) {
         let namespace = if target.namespace.is_empty() { "default" } else { &target.namespace };
-        let identity = format!("{target}\0{}\0{reason}\0{message}", uid(about));
+        let identity = format!("{target}\0{}\0{reason}\0{message}", uid.as_str().unwrap_or_default());
         let hash = hex::encode(&Sha256::digest(identity.as_bytes())[..8]);
         let time = api::condition::whole_seconds(now);
         let object = json!({
@@ -220,7 +228,7 @@ impl Plan {
             "metadata": {"namespace": namespace, "name": format!("{}.{hash}", target.name)},
             "involvedObject": {
                 "apiVersion": target.api_version, "kind": target.kind, "namespace": target.namespace,
-                "name": target.name, "uid": uid(about),
+                "name": target.name, "uid": uid,
             },
             "reason": reason,
             "message": message,
@@ -237,13 +245,13 @@ impl Plan {
     }
 }
 
-fn status_write<K: Kind>(observed: &K, before: &Value, status: Value) -> Write {
-    let meta = observed.meta();
-    let mut metadata = json!({"name": meta.name, "uid": meta.uid});
-    if let Some(namespace) = &meta.namespace {
-        metadata["namespace"] = json!(namespace);
+fn status_write(observed: &Value, status: Value) -> Write {
+    let meta = &observed["metadata"];
+    let mut metadata = json!({"name": meta["name"], "uid": meta["uid"]});
+    if meta["namespace"].is_string() {
+        metadata["namespace"] = meta["namespace"].clone();
     }
-    let (api_version, kind) = (&before["apiVersion"], &before["kind"]);
+    let (api_version, kind) = (&observed["apiVersion"], &observed["kind"]);
     Write::ApplyStatus {
         object: json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "status": status}),
     }

@@ -53,6 +53,7 @@ pub fn plan(inputs: &Inputs, now: Timestamp) -> Plan {
         }
     }
     set_latest_ready(inputs, &mut status);
+    plan.tell_refusal(configuration, &status, CONFIGURATION_CONDITIONS, READY, now);
     collect(inputs, &status, &mut plan);
     plan.status(configuration, &status, now);
     plan

@@ -39,6 +39,8 @@ pub fn plan(inputs: &Inputs, now: Timestamp) -> Plan {
         CONDITIONS.mark_true(&mut status.conditions, SOURCE_READY, now);
         let image = plan_build(inputs, &mut plan, &mut status, now);
         plan_service(inputs, image.as_deref(), &mut plan, &mut status, now);
+        let refused = if image.is_some() { SERVING } else { BUILT };
+        plan.tell_refusal(function, &status, CONDITIONS, refused, now);
         prune(inputs, &mut plan);
     } else {
         let message: Vec<String> = problems.into_iter().map(|(path, problem)| format!("{path}: {problem}")).collect();

@@ -45,7 +45,9 @@ pub fn plan(inputs: &Inputs, now: Timestamp) -> Plan {
             plan.create(&first);
         }
     }
-    plan.status(revision, &status::status(inputs, now), now);
+    let status = status::status(inputs, now);
+    plan.tell_refusal(revision, &status, REVISION_CONDITIONS, status::RESOURCES_AVAILABLE, now);
+    plan.status(revision, &status, now);
     plan
 }
 

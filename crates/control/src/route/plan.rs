@@ -55,6 +55,7 @@ pub fn plan(inputs: &Inputs, now: Timestamp) -> Plan {
             plan_network(inputs, assigned, &mut plan, &mut status, now);
         }
     }
+    plan.tell_refusal(route, &status, ROUTE_CONDITIONS, INGRESS_READY, now);
     plan.status(route, &status, now);
     plan
 }

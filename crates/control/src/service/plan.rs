@@ -20,6 +20,7 @@ pub fn plan(service: &Service, configuration: Option<&Configuration>, route: Opt
     SERVICE_CONDITIONS.init(&mut status.conditions, now);
     plan_configuration(service, configuration, &mut plan, &mut status, now);
     plan_route(service, route, &mut plan, &mut status, now);
+    plan.tell_refusal(service, &status, SERVICE_CONDITIONS, CONFIGURATIONS_READY, now);
     plan.status(service, &status, now);
     plan
 }
