@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::condition::{Condition, ConditionSet};
+use crate::rules;
 
 /// The conditions of a Function.
 pub const CONDITIONS: ConditionSet = ConditionSet::living(&[SOURCE_READY, BUILT, SERVING]);
@@ -220,6 +221,8 @@ impl FunctionSpec {
         {
             errors.push(("spec.scale".into(), format!("min {min} is greater than max {max}")));
         }
+        errors.extend(rules::env("spec.env", &self.env));
+        errors.extend(self.resources.iter().flat_map(|resources| rules::resources("spec.resources", resources)));
         errors
     }
 }

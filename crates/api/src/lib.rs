@@ -12,6 +12,8 @@ pub mod function;
 pub mod image;
 pub mod names;
 pub mod networking;
+pub mod quantity;
+pub mod rules;
 pub mod serving;
 pub mod wire;
 

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::condition::{Condition, ConditionSet};
+use crate::rules;
 
 pub const SERVICE_CONDITIONS: ConditionSet = ConditionSet::living(&["ConfigurationsReady", "RoutesReady"]);
 pub const CONFIGURATION_CONDITIONS: ConditionSet = ConditionSet::living(&[]);
@@ -280,14 +281,9 @@ pub fn validate_template(path: &str, template: &RevisionTemplate) -> Vec<(String
         if container.image.as_deref().unwrap_or_default().is_empty() {
             errors.push((format!("{path}.spec.containers[{i}].image"), "missing field(s)".into()));
         }
-        for env in container.env.iter().flatten() {
-            if ["PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION"].contains(&env.name.as_str()) {
-                errors.push((
-                    format!("{path}.spec.containers[{i}].env"),
-                    format!("{:?} is a reserved environment variable", env.name),
-                ));
-            }
-        }
+        let at = |field: &str| format!("{path}.spec.containers[{i}].{field}");
+        errors.extend(rules::env(&at("env"), container.env.as_deref().unwrap_or_default()));
+        errors.extend(container.resources.iter().flat_map(|resources| rules::resources(&at("resources"), resources)));
     }
     let timeout = spec.timeout();
     if !(0..=RevisionSpec::MAX_TIMEOUT_SECONDS).contains(&timeout) {

@@ -13,7 +13,6 @@ mod logs;
 mod machine;
 mod plan;
 mod pods;
-mod quantity;
 mod registration;
 mod startup;
 mod status;

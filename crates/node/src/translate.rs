@@ -8,11 +8,10 @@ use std::path::PathBuf;
 use api::function::Runtime;
 use api::image::{CODE_DIR, DEPS_DIR, label};
 use api::names::DEFAULT_PORT;
+use api::quantity;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use registry::image::{ImageConfig, ImageRef};
 use runtime::{ContainerSpec, Limits, Mount, Network, Program, SandboxSpec, Serve};
-
-use crate::quantity;
 
 /// Reasons of a container that waits, beside Kubernetes' own.
 pub mod reason {

@@ -18,7 +18,10 @@ pub static FUNCTION: Strategy = Strategy {
     short_names: &["fn"],
     categories: &["all"],
     shape: Shape::Custom(api::function::Function::crd),
-    validate: |function, _| checked(&function["spec"], |spec: api::function::FunctionSpec| spec.validate()),
+    validate: |function, old| {
+        let rules = checked(&function["spec"], |spec: api::function::FunctionSpec| spec.validate());
+        named(function, old).into_iter().chain(rules).collect()
+    },
     ..CUSTOM
 };
 
@@ -44,7 +47,10 @@ pub static SERVICE: Strategy = Strategy {
         default_revision(service.pointer_mut("/spec/template/spec"));
         default_traffic(service);
     },
-    validate: |service, _| checked(&service["spec"], |spec| api::serving::validate_service(&spec)),
+    validate: |service, old| {
+        let rules = checked(&service["spec"], |spec| api::serving::validate_service(&spec));
+        named(service, old).into_iter().chain(rules).collect()
+    },
     ..CUSTOM
 };
 
@@ -132,6 +138,12 @@ const CUSTOM: Strategy =
 
 /// Runs the type's own rules. A spec that does not decode was already refused by the schema, in better words;
 /// what slips through (such as a malformed quantity) is said as the decoder says it.
+/// The name becomes a part of host names. Only a new object's: one that is there must still be able to go.
+fn named(object: &Value, old: Option<&Value>) -> Option<FieldError> {
+    let name = object["metadata"]["name"].as_str().filter(|_| old.is_none())?;
+    api::rules::dns_label(name).map(|text| FieldError::invalid("metadata.name", json!(name), text))
+}
+
 fn checked<T: DeserializeOwned>(spec: &Value, rules: impl FnOnce(T) -> Vec<(String, String)>) -> Vec<FieldError> {
     let at = |path: &str| {
         path.split(['.', '[']).filter(|p| !p.is_empty()).fold(String::new(), |mut pointer, part| {
