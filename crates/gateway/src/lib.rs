@@ -15,6 +15,7 @@ mod io;
 mod listen;
 mod metrics;
 mod probe;
+mod push;
 mod request;
 mod slots;
 mod table;
@@ -34,6 +35,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use feed::Feed;
+pub use push::push;
 
 use crate::hub::Hub;
 use crate::metrics::Metrics;

@@ -6,6 +6,7 @@ mod failures;
 mod harness;
 mod probing;
 mod protocols;
+mod pushing;
 mod routing;
 mod waiting;
 mod watching;

@@ -18,15 +18,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Client, HOST, Instance, soon, split};
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
-type Events = mpsc::Receiver<Result<Frame<Bytes>, Infallible>>;
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub type Events = mpsc::Receiver<Result<Frame<Bytes>, Infallible>>;
 
 const INGRESSES: &str = "/apis/networking.internal.knative.dev/v1alpha1/ingresses";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 const REVISIONS: &str = "/apis/serving.knative.dev/v1/revisions";
 
 /// Answers lists with `lists` and the one watch of each path with its events; a second watch gets none.
-fn api_server(lists: Value, watches: Vec<(&'static str, Events)>) -> KubeClient {
+pub fn api_server(lists: Value, watches: Vec<(&'static str, Events)>) -> KubeClient {
     let watches = Arc::new(Mutex::new(watches));
     let service = tower::service_fn(move |request: Request<kube::client::Body>| {
         let path = request.uri().path().to_owned();
@@ -60,7 +60,7 @@ fn slice(at: std::net::SocketAddr) -> Value {
         "endpoints": [{"addresses": [at.ip()], "targetRef": {"kind": "Pod", "name": "rev-1"}}]})
 }
 
-fn event(kind: &str, object: Value) -> Result<Frame<Bytes>, Infallible> {
+pub fn event(kind: &str, object: Value) -> Result<Frame<Bytes>, Infallible> {
     Ok(Frame::data(Bytes::from(format!("{}\n", json!({"type": kind, "object": object})))))
 }
 
