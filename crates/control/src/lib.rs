@@ -33,6 +33,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use autoscaler::{Answer, receive};
+
 /// What the controllers are told from outside.
 #[derive(Clone)]
 pub struct Config {
@@ -42,7 +44,16 @@ pub struct Config {
     pub gateway_port: u16,
     /// The node that pods are bound to where no scheduler runs.
     pub node_name: String,
+    /// `None` on one machine, where Dhow's own node runs the pods.
+    pub cluster: Option<Cluster>,
     pub clock: api::Clock,
+}
+
+/// What kubelets, and the outside world of a cluster, need to be told.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// Seconds between the moment a pod is on its way out and its SIGTERM, in which every gateway learns of it.
+    pub pre_stop_seconds: i64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +91,7 @@ pub async fn run(client: Client, config: Config, duty: Duty, shutdown: Cancellat
     }
     if let Duty::Standalone(from_gateways) | Duty::Autoscaler(from_gateways) = duty {
         let applier = Applier::new(client.clone(), "autoscaler", caches.clone());
-        let autoscaler = autoscaler::autoscaler(&caches, applier, config.clock.clone());
+        let autoscaler = autoscaler::autoscaler(&caches, applier, config.clock.clone(), config.cluster.is_some());
         feed = Some(autoscaler.feed(from_gateways, shutdown.clone()));
         controllers.push(autoscaler.controller);
     }
@@ -117,7 +128,7 @@ fn serving(client: &Client, caches: &Caches, config: &Config) -> [Controller; 5]
         function::controller(caches, applier("function"), clock()),
         service::controller(caches, applier("service"), clock()),
         configuration::controller(caches, applier("configuration"), clock()),
-        revision::controller(caches, applier("revision"), clock()),
+        revision::controller(caches, applier("revision"), clock(), config.cluster.clone()),
         route::controller(caches, applier("route"), clock(), hosts),
     ]
 }

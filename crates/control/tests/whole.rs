@@ -49,6 +49,7 @@ impl Platform {
             domain: "localhost".into(),
             gateway_port: 8080,
             node_name: "node".into(),
+            cluster: None,
             clock: daemon::system_clock(),
         };
         let (to_run, stop) = (client.clone(), shutdown.clone());

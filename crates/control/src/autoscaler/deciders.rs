@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use api::autoscaling::{PodAutoscaler, ScaleRequest};
 use api::names::{annotation, label};
-use api::wire::{GatewayMessage, RevisionKey};
+use api::wire::{GatewayMessage, Poke, RevisionKey};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
@@ -69,7 +69,7 @@ impl Deciders {
         match message {
             GatewayMessage::Poke(poke) => {
                 self.with(&key_of(&poke.key), |decider, facts, now| {
-                    decider.poke(poke.queued, poke.in_flight, facts.ready, now);
+                    decider.poke(&poke, facts.ready, now);
                 });
             }
             GatewayMessage::Report(stats) => {
@@ -78,7 +78,12 @@ impl Deciders {
                         decider.report(&stat, now);
                         // The first requests of a Revision at zero poke, but a gateway may have restarted.
                         if facts.replicas == 0 && stat.in_flight > 0 {
-                            decider.poke(stat.in_flight, 0, facts.ready, now);
+                            let (key, gateway) = (stat.key.clone(), stat.gateway.clone());
+                            decider.poke(
+                                &Poke { key, gateway, queued: stat.in_flight, in_flight: 0 },
+                                facts.ready,
+                                now,
+                            );
                         }
                     });
                 }

@@ -8,17 +8,19 @@
 //! * a hard-limited Revision keeps at least its busy instances;
 //! * a one-shot scale request.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use api::autoscaling::ScaleRequest;
-use api::wire::{ConcurrencyStat, InstanceLoad};
+use api::wire::{ConcurrencyStat, InstanceLoad, Poke};
 use jiff::{SignedDuration, Timestamp};
 
 use super::buckets::{Buckets, Maxima};
 use super::settings::{Metric, Settings, TICK};
 
-/// A report is the present for this long; gateways send one every second.
+/// What a gateway said is the present for this long; gateways report every second, and one that is silent is gone.
 const REPORT_IS_FRESH: SignedDuration = SignedDuration::from_secs(3);
+/// Gateways remembered for one Revision. The one that was silent for longest makes room.
+const GATEWAYS: usize = 64;
 
 /// What the decider wants of the plan.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -65,9 +67,17 @@ pub struct Decider {
     held: Option<(i32, Timestamp)>,
     drained: bool,
     requested_at: Timestamp,
-    loads: Vec<InstanceLoad>,
-    in_flight: u32,
+    /// What each gateway said last.
+    shares: BTreeMap<String, Share>,
     reported_at: Option<Timestamp>,
+}
+
+/// One gateway's part of a Revision's requests.
+#[derive(Clone, Debug)]
+struct Share {
+    in_flight: u32,
+    loads: Vec<InstanceLoad>,
+    at: Timestamp,
 }
 
 impl Decider {
@@ -88,8 +98,7 @@ impl Decider {
             held: None,
             drained: false,
             requested_at: now - settings.stable_window,
-            loads: vec![],
-            in_flight: 0,
+            shares: BTreeMap::new(),
             reported_at: None,
             settings,
         }
@@ -117,15 +126,8 @@ impl Decider {
     pub fn report(&mut self, stat: &ConcurrencyStat, now: Timestamp) {
         self.concurrency.record(now, stat.average_concurrency);
         self.rps.record(now, stat.requests_per_second);
-        let same_second = self.reported_at.is_some_and(|at| at.as_second() == now.as_second());
-        if same_second {
-            // Another gateway's share of the same second.
-            self.in_flight += stat.in_flight;
-            self.loads.extend(stat.instances.iter().cloned());
-        } else {
-            self.in_flight = stat.in_flight;
-            self.loads = stat.instances.clone();
-        }
+        let share = Share { in_flight: stat.in_flight, loads: stat.instances.clone(), at: now };
+        self.remember(&stat.gateway, share);
         self.reported_at = Some(now);
         // A report covers the second before it: only arrivals after a request for zero end it.
         if stat.requests_per_second > 0.0 && now.duration_since(self.requested_at) > REPORT_IS_FRESH {
@@ -140,22 +142,49 @@ impl Decider {
         }
         self.concurrency.record(now, 0.0);
         self.rps.record(now, 0.0);
-        if self.reported_at.is_none_or(|at| now.duration_since(at) > REPORT_IS_FRESH) {
-            self.in_flight = 0;
-            self.loads.clear();
-        }
     }
 
-    /// Requests wait and no slot is free: decide now.
-    pub fn poke(&mut self, queued: u32, in_flight: u32, ready: i32, now: Timestamp) {
+    fn remember(&mut self, gateway: &str, share: Share) {
+        self.shares.retain(|_, other| is_fresh(other, share.at));
+        if self.shares.len() >= GATEWAYS && !self.shares.contains_key(gateway) {
+            let silent = self.shares.iter().min_by_key(|(_, other)| other.at).map(|(name, _)| name.clone());
+            silent.and_then(|name| self.shares.remove(&name));
+        }
+        self.shares.insert(gateway.to_owned(), share);
+    }
+
+    /// Requests inside all gateways.
+    fn in_flight(&self, now: Timestamp) -> u32 {
+        self.shares.values().filter(|share| is_fresh(share, now)).map(|share| share.in_flight).sum()
+    }
+
+    /// Each instance with what all gateways have on it. It drains when every gateway that knows it says so.
+    fn loads(&self, now: Timestamp) -> Vec<InstanceLoad> {
+        let mut loads: Vec<InstanceLoad> = vec![];
+        for load in self.shares.values().filter(|share| is_fresh(share, now)).flat_map(|share| &share.loads) {
+            match loads.iter_mut().find(|known| known.pod == load.pod) {
+                Some(known) => {
+                    known.in_flight += load.in_flight;
+                    known.draining &= load.draining;
+                }
+                None => loads.push(load.clone()),
+            }
+        }
+        loads
+    }
+
+    /// Requests wait in a gateway and no slot is free: decide now, for all gateways' requests.
+    pub fn poke(&mut self, poke: &Poke, ready: i32, now: Timestamp) {
         self.drained = false;
         let limit = self.settings.container_concurrency;
-        let requests = i64::from(queued) + i64::from(in_flight);
+        let loads = self.shares.remove(&poke.gateway).filter(|share| is_fresh(share, now)).map(|share| share.loads);
+        let share = Share { in_flight: poke.queued + poke.in_flight, loads: loads.unwrap_or_default(), at: now };
+        self.remember(&poke.gateway, share);
+        let requests = i64::from(self.in_flight(now));
         let needed = if limit > 0 { (requests + limit - 1) / limit } else { 1 };
         let needed = i32::try_from(needed.max(1)).unwrap_or(i32::MAX).min(self.settings.ceiling());
         let still = self.poked.filter(|(_, until)| *until > now).map_or(0, |(n, _)| n);
         self.poked = Some((needed.max(still), now + TICK));
-        self.in_flight = self.in_flight.max(queued + in_flight);
         if f64::from(needed) / f64::from(ready.max(1)) >= self.settings.panic_threshold {
             self.panic_since = Some(now);
             self.max_panic = self.max_panic.max(needed);
@@ -196,7 +225,7 @@ impl Decider {
         }
         let (stable, panic) = (windows.stable.average(now), windows.panic.average(now));
         let mut want = self.decide(stable, panic, ready, now);
-        if replicas == 0 && self.in_flight == 0 {
+        if replicas == 0 && self.in_flight(now) == 0 {
             want = 0;
         }
         let s = &self.settings;
@@ -243,8 +272,7 @@ impl Decider {
 
     /// What should be, as of now.
     pub fn wanted(&self, now: Timestamp) -> Wanted {
-        let fresh = self.reported_at.is_some_and(|at| now.duration_since(at) <= REPORT_IS_FRESH);
-        let loads = if fresh { self.loads.clone() } else { vec![] };
+        let loads = self.loads(now);
         let hard = self.settings.container_concurrency > 0;
         let busy: BTreeSet<&str> = loads.iter().filter(|l| l.in_flight > 0).map(|l| l.pod.as_str()).collect();
         let busy = i32::try_from(busy.len()).unwrap_or(i32::MAX);
@@ -260,7 +288,7 @@ impl Decider {
 
     /// Nothing is remembered that matters.
     pub fn is_idle(&self, now: Timestamp) -> bool {
-        self.concurrency.stable.is_empty(now) && self.next_change(now).is_none() && self.in_flight == 0
+        self.concurrency.stable.is_empty(now) && self.next_change(now).is_none() && self.in_flight(now) == 0
     }
 
     #[cfg(test)]
@@ -272,4 +300,8 @@ impl Decider {
     pub fn is_panicking(&self) -> bool {
         self.panic_since.is_some()
     }
+}
+
+fn is_fresh(share: &Share, now: Timestamp) -> bool {
+    now.duration_since(share.at) <= REPORT_IS_FRESH
 }

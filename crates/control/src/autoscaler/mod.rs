@@ -7,8 +7,10 @@
 
 mod buckets;
 mod deciders;
+mod drain;
 mod kpa;
 mod plan;
+mod receive;
 mod settings;
 
 #[cfg(test)]
@@ -28,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use deciders::Deciders;
 pub use plan::is_ready;
+pub use receive::{Answer, receive};
 use settings::Settings;
 
 /// The controller, and the task that feeds it with what gateways see.
@@ -36,11 +39,12 @@ pub struct Autoscaler {
     deciders: Arc<Deciders>,
 }
 
-pub fn autoscaler(caches: &Caches, applier: Applier, clock: api::Clock) -> Autoscaler {
+/// `drains` where gateways drain an instance before its end, and not its node.
+pub fn autoscaler(caches: &Caches, applier: Applier, clock: api::Clock, drains: bool) -> Autoscaler {
     let deciders = Arc::new(Deciders::new(caches.clone(), clock.clone()));
     let (view, deciding) = (caches.clone(), deciders.clone());
     let controller = Controller::planned("autoscaler", clock, applier, move |key, now| {
-        gather(&view, key, now, |key, now| deciding.wanted(key, now))
+        gather(&view, drains, key, now, |key, now| deciding.wanted(key, now))
     })
     // A burst from zero wakes many Revisions at once, and each run waits for its write.
     .workers(16)
@@ -72,7 +76,13 @@ fn pod_counts(change: &Change<Pod>) -> Vec<Key> {
     runner::named_by_label(label::REVISION)(change)
 }
 
-fn gather(view: &impl View, key: &Key, now: Timestamp, wanted: impl Fn(&Key, Timestamp) -> kpa::Wanted) -> Plan {
+fn gather(
+    view: &impl View,
+    drains: bool,
+    key: &Key,
+    now: Timestamp,
+    wanted: impl Fn(&Key, Timestamp) -> kpa::Wanted,
+) -> Plan {
     let Some(autoscaler) = view.get::<PodAutoscaler>(&key.namespace, &key.name) else { return Plan::default() };
     if reconcile::view::is_deleting(autoscaler.as_ref()) {
         return Plan::default();
@@ -82,6 +92,7 @@ fn gather(view: &impl View, key: &Key, now: Timestamp, wanted: impl Fn(&Key, Tim
         deployment: view.get::<Deployment>(&key.namespace, &autoscaler.spec.scale_target_ref.name),
         pods: view.labelled::<Pod>(&key.namespace, label::REVISION, &key.name),
         wanted: wanted(key, now),
+        drains,
         autoscaler,
     };
     plan::plan(&inputs, now)

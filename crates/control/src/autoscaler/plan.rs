@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use reconcile::{Plan, view};
 use serde_json::json;
 
+use super::drain;
 use super::kpa::Wanted;
 use super::settings::{ACTIVATION_TIMEOUT, SCALE_TO_ZERO_GRACE, Settings};
 use crate::ownership::{generation_of, name_of};
@@ -22,6 +23,8 @@ pub struct Inputs {
     pub deployment: Option<Arc<Deployment>>,
     pub pods: Vec<Arc<Pod>>,
     pub wanted: Wanted,
+    /// Whether instances are drained by gateways before the scale is lowered; else their node does it.
+    pub drains: bool,
 }
 
 /// What the way to zero allows.
@@ -48,11 +51,24 @@ pub fn plan(inputs: &Inputs, now: Timestamp) -> Plan {
     if let Some(again) = step.again {
         plan.requeue_after(again);
     }
-    if let Some(want) = step.want.filter(|want| step.write && *want != current) {
-        if want < current {
-            spare_the_busy(inputs, &mut plan);
+    if let Some(want) = step.want.filter(|_| step.write) {
+        let wait = match inputs.drains {
+            true if want < current => drain::drain(inputs, want, &mut plan, now),
+            true => {
+                drain::spare(inputs, want, &mut plan);
+                None
+            }
+            false => {
+                if want < current {
+                    spare_the_busy(inputs, &mut plan);
+                }
+                None
+            }
+        };
+        match wait {
+            Some(again) => plan.requeue_after(again),
+            None => plan.patch(deployment, json!({"spec": {"replicas": want}})),
         }
-        plan.patch(deployment, json!({"spec": {"replicas": want}}));
     }
     mark_active(inputs, step.want, ready, &mut status, now);
     status.desired_scale = step.want.or(status.desired_scale);

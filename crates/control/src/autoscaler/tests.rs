@@ -1,7 +1,7 @@
 //! Golden rows: each expectation is computed by hand from Knative's formulas, written beside it.
 
 use api::autoscaling::{PodAutoscaler, ScaleRequest};
-use api::wire::{ConcurrencyStat, InstanceLoad, RevisionKey};
+use api::wire::{ConcurrencyStat, InstanceLoad, Poke, RevisionKey};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use reconcile::{Key, View};
@@ -37,6 +37,11 @@ fn stat(average: f64, in_flight: u32) -> ConcurrencyStat {
         in_flight,
         instances: vec![],
     }
+}
+
+fn poke(gateway: &str, queued: u32, in_flight: u32) -> Poke {
+    let key = RevisionKey { namespace: "default".into(), revision: NAME.into() };
+    Poke { key, gateway: gateway.into(), queued, in_flight }
 }
 
 fn load(pod: &str, in_flight: u32) -> InstanceLoad {
@@ -192,7 +197,7 @@ fn a_poke_decides_at_once() {
         ("bounded", 1, max, 20, 0, 0, 5, true),
     ] {
         let mut decider = Decider::new(settings(limit, annotations), ready, start());
-        decider.poke(queued, in_flight, ready, start());
+        decider.poke(&poke("", queued, in_flight), ready, start());
         assert_eq!(decider.wanted(start()).floor, floor, "{case}");
         assert_eq!(decider.is_panicking(), panics || ready > 1, "{case}");
         assert_eq!(decider.wanted(after(2)).floor, 0, "{case}: a tick later the algorithm decides");
@@ -202,7 +207,7 @@ fn a_poke_decides_at_once() {
 #[test]
 fn a_burst_stays_for_one_window() {
     let mut decider = Decider::new(settings(1, json!({"autoscaling.knative.dev/window": "10s"})), 0, start());
-    decider.poke(20, 0, 0, start());
+    decider.poke(&poke("", 20, 0), 0, start());
     decider.report(&stat(20.0, 20), after(1));
     for second in 2..=9 {
         decider.quiet_second(after(second));
@@ -241,6 +246,52 @@ fn busy_instances_are_kept() {
 }
 
 #[test]
+fn gateways_add_up() {
+    let said = |gateway: &str, in_flight: u32, loads: &[(&str, u32, bool)]| {
+        let load = |(pod, in_flight, draining): &(&str, u32, bool)| InstanceLoad {
+            pod: (*pod).into(),
+            in_flight: *in_flight,
+            draining: *draining,
+        };
+        let instances = loads.iter().map(load).collect();
+        ConcurrencyStat { gateway: gateway.into(), instances, ..stat(f64::from(in_flight), in_flight) }
+    };
+    let told = |decider: &Decider, second: i64| -> Vec<String> {
+        let loads = decider.wanted(after(second)).loads;
+        loads.iter().map(|l| format!("{}={}{}", l.pod, l.in_flight, if l.draining { " drains" } else { "" })).collect()
+    };
+    let mut decider = Decider::new(settings(1, json!({})), 0, start());
+    decider.poke(&poke("a", 10, 0), 0, start());
+    assert_eq!(decider.wanted(start()).floor, 10);
+    decider.poke(&poke("b", 5, 2), 0, start());
+    assert_eq!(decider.wanted(start()).floor, 17, "both gateways' requests");
+    decider.poke(&poke("a", 1, 0), 0, after(1));
+    assert_eq!(decider.wanted(after(1)).floor, 17, "a floor holds for a tick");
+    decider.poke(&poke("a", 1, 0), 0, after(4));
+    assert_eq!(decider.wanted(after(4)).floor, 1, "b was silent for too long");
+
+    // Each gateway has 7 on average: ceil(14/7) = 2.
+    let mut decider = Decider::new(settings(10, json!({})), 1, start());
+    for second in 0..6 {
+        decider.report(&said("a", 7, &[("p", 3, true), ("q", 0, true)]), after(second));
+        decider.report(&said("b", 7, &[("p", 1, true), ("q", 0, false)]), after(second));
+    }
+    decider.tick(1, 1, after(5));
+    assert_eq!(decider.wanted(after(5)).scale, Some(2));
+    assert_eq!(told(&decider, 5), ["p=4 drains", "q=0"], "a pod drains when every gateway says so");
+    decider.report(&said("a", 1, &[("p", 1, true), ("q", 0, true)]), after(8));
+    assert_eq!(told(&decider, 8), ["p=2 drains", "q=0"]);
+    assert_eq!(told(&decider, 9), ["p=1 drains", "q=0 drains"], "b is gone");
+    assert!(told(&decider, 12).is_empty());
+
+    let mut decider = Decider::new(settings(1, json!({})), 0, start());
+    for gateway in 0..100 {
+        decider.poke(&poke(&gateway.to_string(), 1, 0), 0, start());
+    }
+    assert_eq!(decider.wanted(start()).floor, 64, "no more gateways than a cluster can have");
+}
+
+#[test]
 fn scale_requests() {
     let request = |replicas, second| ScaleRequest { replicas, at: after(second) };
     let mut decider = Decider::new(settings(1, json!({})), 3, start());
@@ -257,7 +308,7 @@ fn scale_requests() {
     assert_eq!(decider.wanted(after(70)), Wanted { scale: Some(0), floor: 1, drain: true, loads: vec![load("a", 1)] });
     decider.tick(3, 3, after(71));
     assert!(decider.wanted(after(71)).drain, "the busy instance's own request does not end it");
-    decider.poke(1, 0, 0, after(75));
+    decider.poke(&poke("", 1, 0), 0, after(75));
     let wanted = decider.wanted(after(75));
     assert_eq!((wanted.drain, wanted.floor), (false, 1), "the next request starts one");
 }
@@ -300,9 +351,14 @@ fn wants(scale: i32) -> Wanted {
 }
 
 fn run(case: &str, world: &World, second: i64, wanted: &Wanted) -> Outcome {
+    run_where(case, world, second, wanted, false)
+}
+
+/// On a cluster, where gateways drain.
+fn run_where(case: &str, world: &World, second: i64, wanted: &Wanted, drains: bool) -> Outcome {
     let mut world = world.clone();
     world.set_now(after(second));
-    converge(case, &world, &Key::new("default", NAME), |w, key, now| gather(w, key, now, |_, _| wanted.clone()))
+    converge(case, &world, &Key::new("default", NAME), |w, key, now| gather(w, drains, key, now, |_, _| wanted.clone()))
 }
 
 fn replicas(world: &World) -> i32 {
@@ -416,6 +472,62 @@ fn the_idle_go_first() {
     let outcome =
         run("up", &given(json!({}), "True", true, 1, 1), 100, &Wanted { loads: vec![load("p0", 2)], ..wants(2) });
     assert_eq!(outcome.writes[0], "patch Deployment default/d", "nothing is spared on the way up");
+}
+
+#[test]
+fn on_a_cluster_the_victim_drains_first() {
+    let said = |loads: &[(&str, u32, bool)], scale: i32| {
+        let load = |(pod, in_flight, draining): &(&str, u32, bool)| InstanceLoad {
+            pod: (*pod).into(),
+            in_flight: *in_flight,
+            draining: *draining,
+        };
+        Wanted { loads: loads.iter().map(load).collect(), ..wants(scale) }
+    };
+    let mark = |world: &World, pod: &str| {
+        let meta = world.expect::<Pod>("default", pod).metadata;
+        let cost = meta.annotations.and_then(|a| a.get("controller.kubernetes.io/pod-deletion-cost").cloned());
+        (meta.labels.unwrap().get("dhow.dev/draining").is_some(), cost)
+    };
+    let marked = (true, Some("-1".to_owned()));
+    let busy = [("p0", 2, false), ("p1", 0, false), ("p2", 1, false)];
+    let given = given(json!({}), "True", true, 3, 3);
+    let first = run_where("the idle one is marked", &given, 100, &said(&busy, 2), true);
+    assert_eq!(first.writes.iter().filter(|w| !w.starts_with("status")).collect::<Vec<_>>(), ["patch Pod default/p1"]);
+    assert_eq!((mark(&first.world, "p1"), mark(&first.world, "p2")), (marked.clone(), (false, None)));
+    assert_eq!((replicas(&first.world), first.requeue_after.map(|d| d.as_secs())), (3, Some(2)));
+
+    for (case, second, loads, scale, after, again) in [
+        ("gateways without a request are given time", 101, vec![], 2, 3, Some(1)),
+        ("all say that it drains", 102, vec![("p0", 2, false), ("p1", 0, true)], 2, 2, None),
+        ("no gateway has a request", 102, vec![], 2, 2, None),
+        ("one has not seen the mark", 102, vec![("p1", 0, false)], 2, 3, Some(1)),
+        ("a request was faster than the mark", 120, vec![("p1", 1, true)], 2, 3, Some(1)),
+        ("for as long as a request may take", 130, vec![("p1", 1, true)], 2, 2, None),
+        ("the choice stays although another is idle", 102, vec![("p1", 1, true), ("p2", 0, false)], 2, 3, Some(1)),
+    ] {
+        let outcome = run_where(case, &first.world, second, &said(&loads, scale), true);
+        assert_eq!((replicas(&outcome.world), mark(&outcome.world, "p1")), (after, marked.clone()), "{case}");
+        assert_eq!(outcome.requeue_after.map(|d| d.as_secs()), again, "{case}");
+    }
+
+    let again = run_where("a request comes", &first.world, 101, &said(&busy, 3), true);
+    assert_eq!(again.writes[0], "patch Pod default/p1");
+    assert_eq!((replicas(&again.world), mark(&again.world, "p1")), (3, (false, None)));
+    let more = run_where("many come", &first.world, 101, &said(&busy, 5), true);
+    assert_eq!(more.writes[..2], ["patch Pod default/p1", "patch Deployment default/d"], "served before others start");
+
+    let lowered = run_where("lowered", &first.world, 102, &said(&[], 2), true).world;
+    let outcome = run_where("the pod is still there", &lowered, 103, &said(&[], 2), true);
+    assert_eq!(mark(&outcome.world, "p1"), marked, "it is on its way out");
+    let mut gone = lowered;
+    gone.remove::<Pod>("default", "p1");
+    assert_eq!(replicas(&run_where("gone", &gone, 104, &said(&[], 2), true).world), 2);
+
+    let mut starting = first.world;
+    set_status::<Pod>(&mut starting, "default", "p2", is_ready(false));
+    let outcome = run_where("one is not ready", &starting, 102, &said(&[], 2), true);
+    assert_eq!((mark(&outcome.world, "p1"), mark(&outcome.world, "p2")), ((false, None), marked));
 }
 
 #[test]

@@ -5,12 +5,14 @@ use api::names::{DEFAULT_PORT, annotation, label};
 use api::serving::{Revision, RevisionSpec};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EnvVar, PodSpec, PodTemplateSpec, Service, ServicePort, ServiceSpec,
+    Container, ContainerPort, EnvVar, Lifecycle, LifecycleHandler, PodSpec, PodTemplateSpec, Probe, Service,
+    ServicePort, ServiceSpec, SleepAction, TCPSocketAction,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use reconcile::view;
 
+use crate::Cluster;
 use crate::ownership::{Labels, annotations_of, child_meta, child_name, labels_of, name_of};
 
 /// The port of a Revision's core Service, whatever its container listens on.
@@ -68,7 +70,7 @@ fn selector(revision: &Revision) -> Labels {
 }
 
 /// The Deployment without its number of replicas.
-pub fn deployment(revision: &Revision) -> Deployment {
+pub fn deployment(revision: &Revision, cluster: Option<&Cluster>) -> Deployment {
     let template_meta = ObjectMeta {
         labels: Some(revision_labels(revision)),
         annotations: Some(revision_annotations(revision)).filter(|a| !a.is_empty()),
@@ -83,7 +85,7 @@ pub fn deployment(revision: &Revision) -> Deployment {
     };
     let spec = DeploymentSpec {
         selector: LabelSelector { match_labels: Some(selector(revision)), ..LabelSelector::default() },
-        template: PodTemplateSpec { metadata: Some(template_meta), spec: Some(pod_spec(revision)) },
+        template: PodTemplateSpec { metadata: Some(template_meta), spec: Some(pod_spec(revision, cluster)) },
         strategy: Some(strategy),
         progress_deadline_seconds: Some(PROGRESS_DEADLINE_SECONDS),
         ..DeploymentSpec::default()
@@ -93,7 +95,7 @@ pub fn deployment(revision: &Revision) -> Deployment {
     Deployment { metadata, spec: Some(spec), status: None }
 }
 
-fn pod_spec(revision: &Revision) -> PodSpec {
+fn pod_spec(revision: &Revision, cluster: Option<&Cluster>) -> PodSpec {
     let mut pod = revision.spec.pod.clone();
     let port = port_number(&pod);
     let declares_port = serving_port(&pod).is_some();
@@ -110,9 +112,50 @@ fn pod_spec(revision: &Revision) -> PodSpec {
         }
     }
     pod.termination_grace_period_seconds = Some(revision.spec.timeout());
+    if let Some(cluster) = cluster {
+        for_kubelet(&mut pod, serving, port, cluster);
+    }
     pod.automount_service_account_token.get_or_insert(false);
     pod.enable_service_links.get_or_insert(false);
     pod
+}
+
+/// A kubelet drains nothing by itself, and calls ready what merely runs.
+fn for_kubelet(pod: &mut PodSpec, serving: usize, port: i32, cluster: &Cluster) {
+    let Some(container) = pod.containers.get_mut(serving) else { return };
+    let probes = [&mut container.readiness_probe, &mut container.liveness_probe, &mut container.startup_probe];
+    probes.into_iter().flatten().for_each(|probe| name_port(probe, port));
+    let probe = container.readiness_probe.get_or_insert_with(|| Probe {
+        // As often as a kubelet can; the gateway does not wait for it.
+        period_seconds: Some(1),
+        ..Probe::default()
+    });
+    if probe.exec.is_none() && probe.http_get.is_none() && probe.grpc.is_none() && probe.tcp_socket.is_none() {
+        probe.tcp_socket = Some(TCPSocketAction { host: None, port: IntOrString::Int(port) });
+    }
+    let lifecycle = container.lifecycle.get_or_insert_with(Lifecycle::default);
+    if lifecycle.pre_stop.is_none() && cluster.pre_stop_seconds > 0 {
+        let sleep = Some(SleepAction { seconds: cluster.pre_stop_seconds });
+        lifecycle.pre_stop = Some(LifecycleHandler { sleep, ..LifecycleHandler::default() });
+        // The sleep is part of the grace period; the application keeps all of its own.
+        pod.termination_grace_period_seconds =
+            pod.termination_grace_period_seconds.map(|own| own + cluster.pre_stop_seconds);
+    }
+}
+
+/// Knative lets a probe leave its port out; an API server does not.
+fn name_port(probe: &mut Probe, port: i32) {
+    let absent =
+        |p: &IntOrString| matches!(p, IntOrString::Int(0)) || matches!(p, IntOrString::String(s) if s.is_empty());
+    if let Some(http) = probe.http_get.as_mut().filter(|http| absent(&http.port)) {
+        http.port = IntOrString::Int(port);
+    }
+    if let Some(tcp) = probe.tcp_socket.as_mut().filter(|tcp| absent(&tcp.port)) {
+        tcp.port = IntOrString::Int(port);
+    }
+    if let Some(grpc) = probe.grpc.as_mut().filter(|grpc| grpc.port == 0) {
+        grpc.port = port;
+    }
 }
 
 fn finish_container(container: &mut Container, revision: &Revision, port: Option<i32>) {

@@ -16,9 +16,11 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use reconcile::{Applier, Caches, Controller, Key, Plan, View, runner};
 
-pub fn controller(caches: &Caches, applier: Applier, clock: api::Clock) -> Controller {
+use crate::Cluster;
+
+pub fn controller(caches: &Caches, applier: Applier, clock: api::Clock, cluster: Option<Cluster>) -> Controller {
     let view = caches.clone();
-    Controller::planned("revision", clock, applier, move |key, now| gather(&view, key, now))
+    Controller::planned("revision", clock, applier, move |key, now| gather(&view, cluster.as_ref(), key, now))
         .watch(&caches.of::<Revision>(), runner::itself)
         .watch(&caches.of::<Deployment>(), runner::owner::<Revision, _>)
         .watch(&caches.of::<PodAutoscaler>(), runner::owner::<Revision, _>)
@@ -26,7 +28,7 @@ pub fn controller(caches: &Caches, applier: Applier, clock: api::Clock) -> Contr
         .watch(&caches.of::<Pod>(), runner::named_by_label(label::REVISION))
 }
 
-fn gather(view: &impl View, key: &Key, now: Timestamp) -> Plan {
+fn gather(view: &impl View, cluster: Option<&Cluster>, key: &Key, now: Timestamp) -> Plan {
     let Some(revision) = view.get::<Revision>(&key.namespace, &key.name) else { return Plan::default() };
     if reconcile::view::is_deleting(revision.as_ref()) {
         return Plan::default();
@@ -37,6 +39,7 @@ fn gather(view: &impl View, key: &Key, now: Timestamp) -> Plan {
         service: view.get::<Service>(&key.namespace, &key.name),
         pods: view.labelled::<Pod>(&key.namespace, label::REVISION, &key.name),
         revision,
+        cluster: cluster.cloned(),
     };
     plan::plan(&inputs, now)
 }

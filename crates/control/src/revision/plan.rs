@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use reconcile::Plan;
 
 use super::{children, status};
+use crate::Cluster;
 use crate::ownership::{controls, name_of};
 
 pub struct Inputs {
@@ -18,6 +19,7 @@ pub struct Inputs {
     pub autoscaler: Option<Arc<PodAutoscaler>>,
     pub service: Option<Arc<Service>>,
     pub pods: Vec<Arc<Pod>>,
+    pub cluster: Option<Cluster>,
 }
 
 pub fn plan(inputs: &Inputs, now: Timestamp) -> Plan {
@@ -34,7 +36,7 @@ pub fn plan(inputs: &Inputs, now: Timestamp) -> Plan {
     // The autoscaler before the Deployment: no instance may run that nobody counts.
     plan.apply(inputs.autoscaler.as_deref(), &children::autoscaler(revision));
     plan.apply(inputs.service.as_deref(), &children::service(revision));
-    let wanted = children::deployment(revision);
+    let wanted = children::deployment(revision, inputs.cluster.as_ref());
     match inputs.deployment.as_deref() {
         Some(deployment) => plan.apply(Some(deployment), &wanted),
         None => {

@@ -6,6 +6,7 @@ use reconcile::Key;
 use serde_json::{Value, json};
 
 use super::gather;
+use crate::Cluster;
 use crate::fixtures::*;
 
 const NAME: &str = "hello-00001";
@@ -25,7 +26,11 @@ fn given(annotations: Value, container: Value) -> World {
 }
 
 fn run(case: &str, world: &World) -> Outcome {
-    converge(case, world, &Key::new("default", NAME), gather)
+    run_on(case, world, None)
+}
+
+fn run_on(case: &str, world: &World, cluster: Option<&Cluster>) -> Outcome {
+    converge(case, world, &Key::new("default", NAME), |w, key, now| gather(w, cluster, key, now))
 }
 
 fn with_pod(world: World, status: Value) -> World {
@@ -99,6 +104,69 @@ fn initial_scale_and_ports() {
         assert_eq!(env[0].value.as_deref(), Some(port.to_string().as_str()), "{case}");
         assert_eq!(world.expect::<PodAutoscaler>("default", NAME).spec.protocol_type, protocol, "{case}");
     }
+}
+
+#[test]
+fn what_a_kubelet_is_told() {
+    let sleep = json!({"sleep": {"seconds": 5}});
+    let tcp = json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1});
+    for (case, container, readiness, pre_stop, grace) in [
+        ("nothing of its own", json!({}), tcp.clone(), sleep.clone(), 35),
+        (
+            "its port",
+            json!({"ports": [{"containerPort": 9000}]}),
+            json!({"tcpSocket": {"port": 9000}, "periodSeconds": 1}),
+            sleep.clone(),
+            35,
+        ),
+        (
+            "a probe without a port",
+            json!({"readinessProbe": {"httpGet": {"path": "/"}}}),
+            json!({"httpGet": {"path": "/", "port": 8080}}),
+            sleep.clone(),
+            35,
+        ),
+        (
+            "a probe of its own",
+            json!({"readinessProbe": {"httpGet": {"path": "/", "port": 81}, "periodSeconds": 7}}),
+            json!({"httpGet": {"path": "/", "port": 81}, "periodSeconds": 7}),
+            sleep.clone(),
+            35,
+        ),
+        (
+            "a command",
+            json!({"readinessProbe": {"exec": {"command": ["x"]}}}),
+            json!({"exec": {"command": ["x"]}}),
+            sleep.clone(),
+            35,
+        ),
+        (
+            "only how often",
+            json!({"readinessProbe": {"periodSeconds": 3}}),
+            json!({"periodSeconds": 3, "tcpSocket": {"port": 8080}}),
+            sleep,
+            35,
+        ),
+        (
+            "its own end",
+            json!({"lifecycle": {"preStop": {"exec": {"command": ["bye"]}}}}),
+            tcp,
+            json!({"exec": {"command": ["bye"]}}),
+            30,
+        ),
+    ] {
+        let cluster = Cluster { pre_stop_seconds: 5 };
+        let world = run_on(case, &given(json!({}), container), Some(&cluster)).world;
+        let deployment = world.expect::<Deployment>("default", "hello-00001-deployment");
+        let pod = deployment.spec.unwrap().template.spec.unwrap();
+        assert_eq!(json!(pod.containers[0].readiness_probe), readiness, "{case}");
+        assert_eq!(json!(pod.containers[0].lifecycle.clone().unwrap().pre_stop), pre_stop, "{case}");
+        assert_eq!(pod.termination_grace_period_seconds, Some(grace), "{case}");
+    }
+    let world = run("one machine", &given(json!({}), json!({}))).world;
+    let deployment = world.expect::<Deployment>("default", "hello-00001-deployment");
+    let container = deployment.spec.unwrap().template.spec.unwrap().containers[0].clone();
+    assert_eq!((container.readiness_probe, container.lifecycle), (None, None));
 }
 
 #[test]

@@ -122,6 +122,7 @@ impl Settings {
             domain: self.domain.clone(),
             gateway_port,
             node_name: NODE.to_owned(),
+            cluster: None,
             clock: self.clock.clone(),
         }
     }
