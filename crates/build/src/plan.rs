@@ -100,10 +100,12 @@ impl BuildPlan {
     /// `app` and `deps` of the folder that the variable [`RESULT`] names.
     pub fn command(&self, install: bool) -> Option<Vec<String>> {
         let install = install && self.dependencies.is_some();
+        let local = self.dependencies.as_ref().is_some_and(|dependencies| dependencies.inputs.is_none());
         let script = match (self.runtime, install) {
             (Runtime::Python, true) => [PIP, COMPILE_DEPS, COPY, COMPILE_CODE].concat(),
             (Runtime::Python, false) => [COPY, COMPILE_CODE].concat(),
-            (Runtime::Node, true) => NPM.to_owned(),
+            (Runtime::Node, true) if local => [COPY_ALL, NPM, UNLINK].concat(),
+            (Runtime::Node, true) => [COPY_MANIFESTS, NPM].concat(),
             (Runtime::Node, false) => return None,
         };
         Some(vec!["/bin/sh".into(), "-euc".into(), script])
@@ -133,14 +135,29 @@ const COMPILE_CODE: &str = r#"
 /usr/bin/python3 -I -m compileall -qq --invalidation-mode unchecked-hash \
     -s "$RESULT/app" -p /app "$RESULT/app" || true
 "#;
-const NPM: &str = r#"
+const COPY_MANIFESTS: &str = r#"
 mkdir "$RESULT/deps"
 for file in package.json package-lock.json npm-shrinkwrap.json .npmrc; do
     if [ -f $file ]; then cp $file "$RESULT/deps"; fi
 done
+"#;
+// For packages that lie in the source.
+const COPY_ALL: &str = r#"
+mkdir "$RESULT/deps"
+cp -R . "$RESULT/deps"
+"#;
+const NPM: &str = r#"
 cd "$RESULT/deps"
 if [ -f package-lock.json ] || [ -f npm-shrinkwrap.json ]; then how=ci; else how=install; fi
 /usr/bin/npm $how --omit=dev --no-audit --no-fund --no-update-notifier --no-progress --cache "$RESULT/cache"
+"#;
+// Only `node_modules` is kept, so what npm links into the source is copied.
+const UNLINK: &str = r#"
+find node_modules -type l ! -path '*/.bin/*' | while read -r link; do
+    package=$(readlink -f "$link")
+    rm "$link"
+    cp -R "$package" "$link"
+done
 "#;
 
 fn check_python_handler(handler: &str, tree: &Tree) -> Result<(), Refusal> {
@@ -220,7 +237,13 @@ fn node_dependencies(package: &serde_json::Value, tree: &Tree) -> Option<Depende
         inputs.extend((content.len() as u64).to_le_bytes());
         inputs.extend(content);
     }
-    Some(Dependencies { manifest: "package.json", inputs: Some(inputs) })
+    let is_local = |version: &serde_json::Value| {
+        let elsewhere = ["file:", "link:", "./", "../", "/", "~/"];
+        version.as_str().is_some_and(|version| elsewhere.iter().any(|prefix| version.starts_with(prefix)))
+    };
+    let packages = named.iter().filter_map(|field| package[*field].as_object());
+    let local = packages.flat_map(|packages| packages.values()).any(is_local);
+    Some(Dependencies { manifest: "package.json", inputs: (!local).then_some(inputs) })
 }
 
 /// The end of a step's output, as people get to see it.
@@ -280,13 +303,23 @@ pub fn step_failure(end: StepEnd, plan: &BuildPlan, log: &[String]) -> Refusal {
 
 /// The line that says most: the last error of pip's, or npm's first that is more than a code.
 fn cause(log: &[String]) -> Option<&str> {
-    let pip = log.iter().rev().find_map(|line| line.strip_prefix("ERROR: "));
+    let pip = log.iter().rev().find_map(|line| line.trim_start().strip_prefix("ERROR: ").or(exception(line)));
     let npm = || {
         let texts =
             log.iter().filter_map(|line| line.strip_prefix("npm error ").or_else(|| line.strip_prefix("npm ERR! ")));
         texts.map(str::trim).find(|text| !text.starts_with("code ") && !text.starts_with("errno ") && !text.is_empty())
     };
-    pip.or_else(npm).or_else(|| log.last().map(String::as_str))
+    let said =
+        || log.iter().rev().map(String::as_str).find(|line| !["hint:", "note:"].iter().any(|h| line.starts_with(h)));
+    pip.or_else(npm).or_else(said)
+}
+
+/// The last line of a Python traceback, which pip indents below its own words.
+fn exception(line: &str) -> Option<&str> {
+    let line = line.trim_start();
+    let (name, _) = line.split_once(": ")?;
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '.' || c == '_');
+    (is_name && (name.ends_with("Error") || name.ends_with("Exception"))).then_some(line)
 }
 
 #[cfg(test)]
@@ -417,6 +450,12 @@ mod tests {
             (gone, "x\nERROR: No matching distribution found for nope==1", failed, "failed: No matching distribution"),
             (gone, "npm error code E404\nnpm error 404 Not Found - nope", failed, "failed: 404 Not Found"),
             (gone, "something\nelse", failed, "failed: else"),
+            (
+                gone,
+                "  RuntimeError: no\n  [end of output]\nnote: not pip's\nhint: see above",
+                failed,
+                "failed: RuntimeError: no",
+            ),
             (gone, "", failed, "failed with exit code 1"),
             (gone, "/usr/bin/python3: No module named pip", failed, "apt-get install python3-pip"),
             (StepEnd::OutOfMemory { limit_bytes: 1 << 30 }, "", failed, "more than 1024 MiB of memory"),

@@ -406,6 +406,17 @@ async fn node_packages() {
     assert!(image.root.join("deps/node_modules/is-odd/index.js").is_file());
     let link = std::fs::read_link(image.root.join("app/node_modules")).expect("a link");
     assert_eq!(link.to_str(), Some("../deps/node_modules"));
+    let local = r#"{"main": "index.mjs", "dependencies": {"lib": "file:./lib"}}"#;
+    let files = |text| {
+        let lib = r#"{"name": "lib", "version": "1.0.0"}"#;
+        inline(&[("index.mjs", ""), ("package.json", local), ("lib/package.json", lib), ("lib/index.js", text)])
+    };
+    for text in ["// first", "// changed"] {
+        let status = world.build(spec(files(text))).await;
+        let image = world.image(&status).await;
+        let installed = std::fs::read_to_string(image.root.join("deps/node_modules/lib/index.js")).expect("installed");
+        assert_eq!(installed, text, "a package of the source is installed, and again when it changed");
+    }
     let missing = r#"{"dependencies": {"is-odd": "999.0.0"}}"#;
     let status = world.build(spec(inline(&[("index.mjs", ""), ("package.json", missing)]))).await;
     check("no such version", &status, reason::DEPENDENCIES_FAILED, "No matching version found for is-odd@999.0.0");
