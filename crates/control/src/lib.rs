@@ -7,6 +7,7 @@
 
 mod autoscaler;
 mod configuration;
+mod exposure;
 #[cfg(test)]
 mod fixtures;
 mod function;
@@ -34,6 +35,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use autoscaler::{Answer, receive};
+pub use exposure::{Exposure, GatewayRef};
 
 /// What the controllers are told from outside.
 #[derive(Clone)]
@@ -54,6 +56,16 @@ pub struct Config {
 pub struct Cluster {
     /// Seconds between the moment a pod is on its way out and its SIGTERM, in which every gateway learns of it.
     pub pre_stop_seconds: i64,
+    /// The whole DNS name of the gateways' Service; its port 80 leads to their listener on the pods' side.
+    pub gateway: String,
+    /// How the outside world comes to that Service.
+    pub exposure: Exposure,
+}
+
+impl Cluster {
+    /// Watches are a second behind at worst; the rest is for a node that is busy.
+    pub const PRE_STOP_SECONDS: i64 = 5;
+    pub const GATEWAY: &str = "dhow-gateway.dhow-system.svc.cluster.local";
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +90,8 @@ pub enum Duty {
 pub async fn run(client: Client, config: Config, duty: Duty, shutdown: CancellationToken) -> Result<(), ControlError> {
     // A failure in here stops all in here, and nothing outside.
     let shutdown = shutdown.child_token();
-    let caches = caches(&duty);
+    let exposure = config.cluster.as_ref().map(|cluster| cluster.exposure.clone());
+    let caches = caches(&duty, exposure.as_ref());
     let mut controllers = vec![];
     let (mut collector, mut feed) = (None, None);
     if !matches!(duty, Duty::Autoscaler(_)) {
@@ -89,6 +102,7 @@ pub async fn run(client: Client, config: Config, duty: Duty, shutdown: Cancellat
         let applier = Applier::new(client.clone(), "gc", caches.clone());
         collector = Some(upkeep::gc::controller(&caches, applier, client.clone()));
     }
+    let is_controllers = matches!(duty, Duty::Controllers);
     if let Duty::Standalone(from_gateways) | Duty::Autoscaler(from_gateways) = duty {
         let applier = Applier::new(client.clone(), "autoscaler", caches.clone());
         let autoscaler = autoscaler::autoscaler(&caches, applier, config.clock.clone(), config.cluster.is_some());
@@ -112,6 +126,13 @@ pub async fn run(client: Client, config: Config, duty: Duty, shutdown: Cancellat
             Ok(())
         });
     }
+    if let Some(exposure) = exposure.filter(|_| is_controllers) {
+        let (client, shutdown) = (client.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            exposure::sweep(client, exposure, shutdown).await;
+            Ok(())
+        });
+    }
     start(controllers, collector, &caches, &shutdown, &mut tasks);
     let ended = drain(&mut tasks, &shutdown).await;
     drop(stop_watching);
@@ -123,7 +144,8 @@ pub async fn run(client: Client, config: Config, duty: Duty, shutdown: Cancellat
 fn serving(client: &Client, caches: &Caches, config: &Config) -> [Controller; 5] {
     let applier = |name: &str| Applier::new(client.clone(), name, caches.clone());
     let clock = || config.clock.clone();
-    let hosts = route::Hosts { domain: config.domain.clone(), port: config.gateway_port };
+    let hosts =
+        route::Hosts { domain: config.domain.clone(), port: config.gateway_port, cluster: config.cluster.clone() };
     [
         function::controller(caches, applier("function"), clock()),
         service::controller(caches, applier("service"), clock()),
@@ -179,7 +201,7 @@ async fn drain(
 }
 
 /// One shared copy of every kind that any controller of this duty reads.
-fn caches(duty: &Duty) -> Caches {
+fn caches(duty: &Duty, exposure: Option<&Exposure>) -> Caches {
     let scaled = Caches::builder()
         .kind::<PodAutoscaler>(&[])
         .kind::<Deployment>(&[])
@@ -196,6 +218,10 @@ fn caches(duty: &Duty) -> Caches {
         .kind::<Route>(&[])
         .kind::<Ingress>(&[])
         .kind::<core::Service>(&[]);
+    let served = match exposure {
+        Some(exposure) => exposure.cached(served),
+        None => served,
+    };
     if let Duty::Controllers = duty {
         return served.build();
     }

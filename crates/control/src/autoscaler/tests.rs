@@ -487,7 +487,7 @@ fn on_a_cluster_the_victim_drains_first() {
     let mark = |world: &World, pod: &str| {
         let meta = world.expect::<Pod>("default", pod).metadata;
         let cost = meta.annotations.and_then(|a| a.get("controller.kubernetes.io/pod-deletion-cost").cloned());
-        (meta.labels.unwrap().get("dhow.dev/draining").is_some(), cost)
+        (meta.labels.unwrap().contains_key("dhow.dev/draining"), cost)
     };
     let marked = (true, Some("-1".to_owned()));
     let busy = [("p0", 2, false), ("p1", 0, false), ("p2", 1, false)];

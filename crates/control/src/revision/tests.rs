@@ -6,8 +6,8 @@ use reconcile::Key;
 use serde_json::{Value, json};
 
 use super::gather;
-use crate::Cluster;
 use crate::fixtures::*;
+use crate::{Cluster, Exposure};
 
 const NAME: &str = "hello-00001";
 
@@ -155,7 +155,7 @@ fn what_a_kubelet_is_told() {
             30,
         ),
     ] {
-        let cluster = Cluster { pre_stop_seconds: 5 };
+        let cluster = Cluster { pre_stop_seconds: 5, gateway: Cluster::GATEWAY.into(), exposure: Exposure::None };
         let world = run_on(case, &given(json!({}), container), Some(&cluster)).world;
         let deployment = world.expect::<Deployment>("default", "hello-00001-deployment");
         let pod = deployment.spec.unwrap().template.spec.unwrap();

@@ -53,6 +53,12 @@ pub fn ingress(route: &Route, assigned: &[Assigned], hosts: &Hosts) -> Ingress {
     ingress
 }
 
+/// The hosts of an Ingress that are visible from outside.
+pub fn public_hosts(ingress: &Ingress) -> Vec<String> {
+    let public = ingress.spec.rules.iter().filter(|rule| rule.visibility == Visibility::External);
+    public.flat_map(|rule| rule.hosts.iter().cloned()).collect()
+}
+
 fn rules(route: &Route, hosts: &Hosts, tag: Option<&str>, splits: Vec<Split>) -> Vec<IngressRule> {
     let (name, namespace) = (host_name(route, tag), namespace_of(route));
     let path = HttpPath { splits, ..HttpPath::default() };
@@ -105,12 +111,16 @@ fn split(revision: &Revision, percent: i64) -> Split {
     }
 }
 
-/// The core Service of the Route's name: it claims the name and points at the cluster-local host.
-pub fn placeholder(route: &Route) -> Service {
+/// The core Service of the Route's name: it claims the name and leads to the gateway. On one machine, where no cluster's
+/// DNS answers, it names the cluster-local host.
+pub fn placeholder(route: &Route, hosts: &Hosts) -> Service {
     let port = ServicePort { name: Some("http".into()), port: SERVICE_PORT, ..ServicePort::default() };
     let spec = ServiceSpec {
         type_: Some("ExternalName".into()),
-        external_name: Some(local_host(route, None)),
+        external_name: Some(match &hosts.cluster {
+            Some(cluster) => cluster.gateway.clone(),
+            None => local_host(route, None),
+        }),
         ports: Some(vec![port]),
         ..ServiceSpec::default()
     };

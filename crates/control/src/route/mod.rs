@@ -20,6 +20,9 @@ use reconcile::{Applier, Caches, Change, Controller, Key, Plan, View, runner, vi
 
 pub use plan::ROUTES;
 
+use crate::Cluster;
+use crate::exposure::Exposure;
+
 /// What hosts and URLs are made of.
 #[derive(Clone, Debug)]
 pub struct Hosts {
@@ -27,12 +30,21 @@ pub struct Hosts {
     pub domain: String,
     /// The public port of the gateway, written into URLs unless it is 80.
     pub port: u16,
+    /// On a cluster: where the gateway is, and how the outside world comes to it.
+    pub cluster: Option<Cluster>,
+}
+
+impl Hosts {
+    fn exposure(&self) -> &Exposure {
+        self.cluster.as_ref().map_or(&Exposure::None, |cluster| &cluster.exposure)
+    }
 }
 
 pub fn controller(caches: &Caches, applier: Applier, clock: api::Clock, hosts: Hosts) -> Controller {
     let reading = caches.clone();
+    let exposure = hosts.exposure().clone();
     let (by_configuration, by_revision) = (caches.clone(), caches.clone());
-    Controller::planned("route", clock, applier, move |key, now| gather(&reading, &hosts, key, now))
+    let controller = Controller::planned("route", clock, applier, move |key, now| gather(&reading, &hosts, key, now))
         .watch(&caches.of::<Route>(), runner::itself)
         .watch(&caches.of::<Ingress>(), runner::owner::<Route, _>)
         .watch(&caches.of::<Service>(), runner::owner::<Route, _>)
@@ -43,7 +55,8 @@ pub fn controller(caches: &Caches, applier: Applier, clock: api::Clock, hosts: H
             let configuration = change.either().find_map(|r| view::label(r.as_ref(), label::CONFIGURATION));
             let name = configuration.unwrap_or_default().to_owned();
             referring(&by_revision, &change.key.namespace, change.either(), &name)
-        })
+        });
+    exposure.watched(controller, caches)
 }
 
 /// The Routes a Configuration matters to. A Service's Route has the Service's name; only what belongs to no
@@ -78,6 +91,7 @@ fn gather(view: &impl View, hosts: &Hosts, key: &Key, now: Timestamp) -> Plan {
         revisions: siblings.unwrap_or_else(|| view.list::<Revision>(namespace)),
         ingress: view.get::<Ingress>(namespace, &key.name),
         placeholder: view.get::<Service>(namespace, &key.name),
+        exposed: hosts.exposure().find(view, &route),
         route,
         hosts: hosts.clone(),
     };

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::traffic::{Assigned, Unassigned};
 use super::{Hosts, children};
+use crate::exposure::{self, Found};
 use crate::ownership::{controls, generation_of, name_of};
 
 const ALL_TRAFFIC_ASSIGNED: &str = "AllTrafficAssigned";
@@ -28,6 +29,8 @@ pub struct Inputs {
     pub ingress: Option<Arc<Ingress>>,
     /// The core Service of the Route's name, whoever owns it.
     pub placeholder: Option<Arc<Service>>,
+    /// What leads here from outside.
+    pub exposed: Found,
     pub hosts: Hosts,
 }
 
@@ -68,10 +71,14 @@ fn plan_network(inputs: &Inputs, assigned: &[Assigned], plan: &mut Plan, status:
     }
     // A Revision learns of traffic before it comes and of its end after it went.
     mark_reached(inputs, assigned, plan);
-    plan.apply(inputs.placeholder.as_deref(), &children::placeholder(route));
+    plan.apply(inputs.placeholder.as_deref(), &children::placeholder(route, &inputs.hosts));
     let before = plan.writes.len();
-    plan.apply(inputs.ingress.as_deref(), &children::ingress(route, assigned, &inputs.hosts));
-    if plan.writes.len() > before {
+    let ingress = children::ingress(route, assigned, &inputs.hosts);
+    plan.apply(inputs.ingress.as_deref(), &ingress);
+    let exposed = expose(inputs, &children::public_hosts(&ingress), plan);
+    if let Err(taken) = exposed {
+        ROUTE_CONDITIONS.mark_false(conditions, INGRESS_READY, reason::NOT_OWNED, &taken, now);
+    } else if plan.writes.len() > before {
         let message = "the gateway's table is being written";
         ROUTE_CONDITIONS.mark_unknown(conditions, INGRESS_READY, reason::INGRESS_NOT_CONFIGURED, message, now);
     } else {
@@ -86,6 +93,12 @@ fn plan_network(inputs: &Inputs, assigned: &[Assigned], plan: &mut Plan, status:
         }
         plan.child_status(ingress, &status);
     }
+}
+
+/// From outside only once the gateway's table has it.
+fn expose(inputs: &Inputs, hosts: &[String], plan: &mut Plan) -> Result<(), String> {
+    let Some(cluster) = &inputs.hosts.cluster else { return Ok(()) };
+    exposure::plan(&cluster.exposure, &inputs.exposed, &inputs.route, hosts, &cluster.gateway, plan)
 }
 
 fn taken(inputs: &Inputs) -> Option<String> {

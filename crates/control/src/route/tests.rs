@@ -2,14 +2,15 @@ use api::networking::{Ingress, Visibility};
 use api::serving::{Configuration, Revision, Route};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
-use reconcile::{Key, Plan};
+use reconcile::{Key, Plan, View};
 use serde_json::{Value, json};
 
 use super::{Hosts, gather};
 use crate::fixtures::*;
+use crate::{Cluster, Exposure};
 
 fn plan(world: &World, key: &Key, now: Timestamp) -> Plan {
-    gather(world, &Hosts { domain: "localhost".into(), port: 8080 }, key, now)
+    gather(world, &Hosts { domain: "localhost".into(), port: 8080, cluster: None }, key, now)
 }
 
 fn run(case: &str, world: &World) -> Outcome {
@@ -194,6 +195,47 @@ fn cluster_local() {
         world.expect::<Ingress>("default", "hello").spec.rules.iter().all(|r| r.visibility == Visibility::ClusterLocal)
     );
     assert_eq!(status(&world).url.as_deref(), Some("http://hello.default.svc.cluster.local"));
+}
+
+#[test]
+fn on_a_cluster() {
+    let cluster = Cluster {
+        pre_stop_seconds: 5,
+        gateway: "gateway.system.svc.cluster.local".into(),
+        exposure: Exposure::Ingress { class: None },
+    };
+    let hosts = Hosts { domain: "example.com".into(), port: 80, cluster: Some(cluster) };
+    let run = |case: &str, world: &World| settle(case, world, |w, key, now| gather(w, &hosts, key, now));
+    let world = run("new", &given(latest(), json!("hello-00001"))).world;
+    assert_eq!(tell(&status(&world).conditions, "Ready"), "True");
+    let placeholder = world.expect::<Service>("default", "hello").spec.unwrap();
+    assert_eq!(placeholder.external_name.as_deref(), Some("gateway.system.svc.cluster.local"));
+    let outside = |world: &World| -> Option<Vec<String>> {
+        let ingress = world.get::<k8s_openapi::api::networking::v1::Ingress>("default", "hello-outside")?;
+        Some(ingress.spec.clone()?.rules?.into_iter().filter_map(|rule| rule.host).collect())
+    };
+    assert_eq!(outside(&world).unwrap(), ["hello.default.example.com"]);
+
+    let mut tagged = world.clone();
+    tagged.edit::<Route>("default", "hello", |r| r.spec.traffic[0].tag = Some("blue".into()));
+    let tagged = run("tagged", &tagged).world;
+    assert_eq!(outside(&tagged).unwrap(), ["hello.default.example.com", "blue-hello.default.example.com"]);
+
+    let mut local = tagged;
+    local.edit::<Route>("default", "hello", |r| {
+        let label = "networking.knative.dev/visibility";
+        r.metadata.labels.get_or_insert_default().insert(label.into(), "cluster-local".into());
+    });
+    let local = run("local", &local).world;
+    assert_eq!((outside(&local), tell(&status(&local).conditions, "Ready").as_str()), (None, "True"));
+
+    let foreign = json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+        "metadata": {"namespace": "default", "name": "hello-outside"}, "spec": {}});
+    let world = run("taken", &given(latest(), json!("hello-00001")).with_json(foreign)).world;
+    assert_eq!(
+        tell(&status(&world).conditions, "Ready"),
+        "False NotOwned: There is an existing Ingress \"hello-outside\" that we do not own."
+    );
 }
 
 #[test]
