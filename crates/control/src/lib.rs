@@ -74,6 +74,8 @@ pub enum ControlError {
     Controller(#[from] reconcile::Error),
     #[error("a task of the controllers ended without a result: {0}")]
     Task(#[from] tokio::task::JoinError),
+    #[error("the cluster has no {0}, which Dhow was told to make: install its definitions, or choose another way in")]
+    NoSuchKind(String),
 }
 
 /// Which of the controllers a process runs. Gateways speak through the channel; it may close early.
@@ -95,6 +97,11 @@ pub async fn run(client: Client, config: Config, duty: Duty, shutdown: Cancellat
     let mut controllers = vec![];
     let (mut collector, mut feed) = (None, None);
     if !matches!(duty, Duty::Autoscaler(_)) {
+        if let Some(exposure) = &exposure
+            && let Some(Some(kind)) = shutdown.run_until_cancelled(exposure::missing(&client, exposure)).await
+        {
+            return Err(ControlError::NoSuchKind(kind));
+        }
         controllers.extend(serving(&client, &caches, &config));
     }
     if let Duty::Standalone(_) = duty {

@@ -69,23 +69,10 @@ pub(crate) async fn run(client: Client, feed: &Feed) {
         },
     );
     let draining = async {
-        if !feed.hub().probes {
-            // Where the node itself drains nobody marks a pod.
-            return;
+        // Where the node itself drains nobody marks a pod.
+        if feed.hub().probes {
+            drains(client, first, feed).await;
         }
-        follow(
-            Api::all(client),
-            all().labels(label::DRAINING),
-            first,
-            || First::Draining,
-            |event: Change<Pod>| match event {
-                Change::Now(pod) => feed.pod(&pod),
-                Change::Gone(pod) => feed.remove_pod(&pod),
-                Change::Listed(seen) => feed.retain_pods(&seen),
-                Change::Flush => {}
-            },
-        )
-        .await;
     };
     let completion = async {
         let (mut seen_ingresses, mut seen_slices) = (false, false);
@@ -104,6 +91,23 @@ pub(crate) async fn run(client: Client, feed: &Feed) {
         }
     };
     tokio::join!(ingresses, slices, revisions, draining, completion);
+}
+
+/// The pods that are about to be removed, which are few, and none of the others.
+async fn drains(client: Client, first: mpsc::Sender<First>, feed: &Feed) {
+    follow(
+        Api::all(client),
+        watcher::Config::default().labels(label::DRAINING),
+        first,
+        || First::Draining,
+        |event: Change<Pod>| match event {
+            Change::Now(pod) => feed.pod(&pod),
+            Change::Gone(pod) => feed.remove_pod(&pod),
+            Change::Listed(seen) => feed.retain_pods(&seen),
+            Change::Flush => {}
+        },
+    )
+    .await;
 }
 
 enum Change<K> {

@@ -20,7 +20,7 @@ use reconcile::{Caches, Controller, Kind, View, runner};
 
 use kinds::{HTTPRoute, VirtualService};
 pub use plan::plan;
-pub use sweep::sweep;
+pub use sweep::{missing, sweep};
 
 /// What leads from outside to the gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Removes what an earlier configuration made: objects of kinds that are not watched now.
+//! At the start: does the cluster have the configured kind, and what did an earlier configuration leave of the others?
 
 use std::time::Duration;
 
@@ -17,6 +17,22 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const AT_ONCE: usize = 4;
 /// Objects of one list.
 const PAGE: u32 = 500;
+
+/// The configured kind, if the cluster does not have it: nothing would ever be known of it.
+pub async fn missing(client: &Client, exposure: &Exposure) -> Option<String> {
+    let kind = match exposure {
+        Exposure::None => return None,
+        Exposure::Ingress { .. } => resource::<Ingress>(),
+        Exposure::HttpRoute { .. } => resource::<HTTPRoute>(),
+        Exposure::Istio { .. } => resource::<VirtualService>(),
+    };
+    let everywhere: Api<DynamicObject> = Api::all_with(client.clone(), &kind);
+    match everywhere.list_metadata(&ListParams::default().limit(1)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Some(format!("{} of {}", kind.kind, kind.api_version)),
+        // Anything else may get better by itself.
+        _ => None,
+    }
+}
 
 /// Tries until it is done. A kind that the cluster does not have has nothing to remove; one that Dhow may not touch was
 /// never configured, or is its operator's to remove.
@@ -123,6 +139,23 @@ mod tests {
     const INGRESSES: &str = "/apis/networking.k8s.io/v1";
     const ROUTES: &str = "/apis/gateway.networking.k8s.io/v1";
     const SERVICES: &str = "/apis/networking.istio.io/v1";
+
+    #[tokio::test]
+    async fn a_kind_that_the_cluster_does_not_have_is_named() {
+        let routes = format!("GET {ROUTES}/httproutes");
+        let gateway = super::super::GatewayRef { namespace: "n".into(), name: "g".into(), section: None };
+        for (answers, want) in [
+            (json!({}), Some("HTTPRoute of gateway.networking.k8s.io/v1")),
+            (json!({&routes: [list(&[], "")]}), None),
+            (json!({&routes: [500]}), None),
+            (json!({&routes: [403]}), None),
+        ] {
+            let (client, _) = scripted(answers);
+            let exposure = Exposure::HttpRoute { gateway: gateway.clone() };
+            assert_eq!(missing(&client, &exposure).await.as_deref(), want);
+        }
+        assert_eq!(missing(&scripted(json!({})).0, &Exposure::None).await, None);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_not_configured_goes() {

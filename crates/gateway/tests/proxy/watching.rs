@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
+use api::wire::GatewayMessage;
 use bytes::Bytes;
 use futures::SinkExt;
 use futures::channel::mpsc;
@@ -24,12 +25,15 @@ pub type Events = mpsc::Receiver<Result<Frame<Bytes>, Infallible>>;
 const INGRESSES: &str = "/apis/networking.internal.knative.dev/v1alpha1/ingresses";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 const REVISIONS: &str = "/apis/serving.knative.dev/v1/revisions";
+const PODS: &str = "/api/v1/pods";
 
 /// Answers lists with `lists` and the one watch of each path with its events; a second watch gets none.
 pub fn api_server(lists: Value, watches: Vec<(&'static str, Events)>) -> KubeClient {
     let watches = Arc::new(Mutex::new(watches));
     let service = tower::service_fn(move |request: Request<kube::client::Body>| {
         let path = request.uri().path().to_owned();
+        let query = request.uri().query().unwrap_or_default();
+        assert!(path != PODS || query.contains("labelSelector=dhow.dev%2Fdraining"), "only those that drain: {query}");
         let body: Body = if request.uri().query().unwrap_or_default().contains("watch=") {
             let mut all = watches.lock().unwrap();
             match all.iter().position(|(watched, _)| *watched == path) {
@@ -109,4 +113,56 @@ async fn what_the_api_server_says_is_served() {
     shutdown.cancel();
     soon("the gateway to end", running).await.unwrap().unwrap();
     drop((ingresses, slices));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_cluster_pods_that_drain_are_watched_and_addresses_probed() {
+    let instance = Instance::start("rev").await;
+    let (mut slices, slice_events) = mpsc::channel(4);
+    let (mut pods, pod_events) = mpsc::channel(4);
+    let revision = json!({"apiVersion": "serving.knative.dev/v1", "kind": "Revision",
+        "metadata": {"name": "rev", "namespace": "default", "resourceVersion": "2"}, "spec": {"containers": []}});
+    let client = api_server(
+        json!({INGRESSES: [ingress(HOST)], REVISIONS: [revision]}),
+        vec![(SLICES, slice_events), (PODS, pod_events)],
+    );
+    let any = "127.0.0.1:0".parse().unwrap();
+    let config = Config {
+        public: any,
+        internal: None,
+        threads: 1,
+        limits: Limits::default(),
+        grace: std::time::Duration::from_secs(5),
+        name: "gateway-0".into(),
+        cluster: true,
+    };
+    let gateway = Gateway::bind(config, &mut Registry::default()).unwrap();
+    let (at, mut synced) = (gateway.addresses().public, gateway.feed().synced());
+    let (to_autoscaler, mut messages) = tokio::sync::mpsc::channel(16);
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(gateway.run(client, to_autoscaler, shutdown.clone()));
+    soon("the first lists", synced.wait_for(|synced| *synced)).await.unwrap();
+
+    let get = || tokio::spawn(async move { Client::connect(at).await.get("/").await.text() });
+    let mut starting = slice(instance.at);
+    starting["endpoints"][0]["conditions"] = json!({"ready": false});
+    slices.send(event("ADDED", starting)).await.unwrap();
+    assert_eq!(soon("the answer of a pod that is not ready", get()).await.unwrap(), "rev");
+
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "rev-1", "namespace": "default",
+        "resourceVersion": "3", "labels": {"dhow.dev/draining": "1", "serving.knative.dev/revision": "rev"}}});
+    pods.send(event("ADDED", pod.clone())).await.unwrap();
+    let drains = |message: &Option<GatewayMessage>| match message {
+        Some(GatewayMessage::Report(stats)) => stats.iter().any(|stat| stat.instances.iter().any(|i| i.draining)),
+        _ => false,
+    };
+    soon("a report that it drains", async { while !drains(&messages.recv().await) {} }).await;
+    let waiting = get();
+    soon("a poke", async { while !matches!(messages.recv().await, Some(GatewayMessage::Poke(_))) {} }).await;
+    pods.send(event("DELETED", pod)).await.unwrap();
+    assert_eq!(soon("the answer once it does not", waiting).await.unwrap(), "rev");
+
+    shutdown.cancel();
+    soon("the gateway to end", running).await.unwrap().unwrap();
+    drop((slices, pods));
 }
