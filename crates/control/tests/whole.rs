@@ -11,7 +11,7 @@ use api::condition;
 use api::function::Function;
 use api::networking::Ingress;
 use api::serving::{Configuration, Revision, Route, Service};
-use api::wire::{GatewayMessage, Poke, RevisionKey};
+use api::wire::{ConcurrencyStat, GatewayMessage, InstanceLoad, Poke, RevisionKey};
 use apiserver::ApiServer;
 use control::Duty;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
@@ -39,6 +39,10 @@ struct Platform {
 
 impl Platform {
     async fn start() -> Self {
+        Self::start_where(None).await
+    }
+
+    async fn start_where(cluster: Option<control::Cluster>) -> Self {
         let store = store::Store::memory(apiserver::index, store::Options::default());
         let server = ApiServer::new(store, apiserver::Config::new(daemon::system_clock())).unwrap();
         let client = server.client("default");
@@ -49,7 +53,7 @@ impl Platform {
             domain: "localhost".into(),
             gateway_port: 8080,
             node_name: "node".into(),
-            cluster: None,
+            cluster,
             clock: daemon::system_clock(),
         };
         let (to_run, stop) = (client.clone(), shutdown.clone());
@@ -260,6 +264,62 @@ async fn a_burst_starts_many_and_never_too_many() {
     platform.until("a hundred", &format!("{REVISION}-0"), all).await;
     println!("a hundred endpoints after {:?}", begin.elapsed());
     assert_eq!(platform.count::<Pod>().await, 100);
+    platform.stop().await;
+}
+
+/// What one gateway says once a second: each pod with its requests, and whether it drains there.
+fn report(pods: &[(&str, u32, bool)]) -> GatewayMessage {
+    let instances = pods.iter().map(|(pod, in_flight, draining)| InstanceLoad {
+        pod: (*pod).to_owned(),
+        in_flight: *in_flight,
+        draining: *draining,
+    });
+    GatewayMessage::Report(vec![ConcurrencyStat {
+        key: RevisionKey { namespace: "default".into(), revision: REVISION.into() },
+        gateway: "gateway-0".into(),
+        average_concurrency: 1.0,
+        requests_per_second: 0.0,
+        in_flight: 1,
+        instances: instances.collect(),
+    }])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_cluster_the_idle_drain_and_then_they_go() {
+    let cluster = control::Cluster {
+        pre_stop_seconds: control::Cluster::PRE_STOP_SECONDS,
+        gateway: control::Cluster::GATEWAY.into(),
+        exposure: control::Exposure::None,
+    };
+    let platform = Platform::start_where(Some(cluster)).await;
+    platform.deploy().await;
+    let key = RevisionKey { namespace: "default".into(), revision: REVISION.into() };
+    let poke = Poke { key, gateway: "gateway-0".into(), queued: 3, in_flight: 0 };
+    platform.gateway.send(GatewayMessage::Poke(poke)).await.unwrap();
+    let three = |s: &EndpointSlice| s.endpoints.len() == 3 && has_ready_endpoint(s);
+    platform.until("three", &format!("{REVISION}-0"), three).await;
+    let pods = platform.api::<Pod>().list(&ListParams::default()).await.unwrap().items;
+    let names: Vec<&str> = pods.iter().filter_map(|p| p.metadata.name.as_deref()).collect();
+    let [busy, idle, other] = names[..] else { panic!("{names:?}") };
+
+    platform.gateway.send(report(&[(busy, 1, false), (idle, 0, false), (other, 0, false)])).await.unwrap();
+    let request =
+        json!({"metadata": {"annotations": {"dhow.dev/scale-request": format!("0@{}", (daemon::system_clock())())}}});
+    platform.api::<PodAutoscaler>().patch(REVISION, &PatchParams::default(), &Patch::Merge(request)).await.unwrap();
+    let drains = |p: &Pod| p.metadata.labels.as_ref().is_some_and(|l| l.contains_key("dhow.dev/draining"));
+    platform.until("the first to drain", idle, drains).await;
+    platform.until("the second to drain", other, drains).await;
+    assert!(!drains(&platform.api::<Pod>().get(busy).await.unwrap()));
+    let deployment = platform.api::<Deployment>().get("hello-00001-deployment").await.unwrap();
+    assert_eq!(replicas(&deployment), 3, "nobody goes before the gateways know");
+
+    let deadline = Instant::now() + PATIENCE;
+    while platform.count::<Pod>().await > 1 {
+        assert!(Instant::now() < deadline, "{:?}", platform.census().await);
+        platform.gateway.send(report(&[(busy, 1, false), (idle, 0, true), (other, 0, true)])).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    platform.until("the busy one", busy, |p: &Pod| p.metadata.deletion_timestamp.is_none()).await;
     platform.stop().await;
 }
 
