@@ -211,7 +211,11 @@ function isResponse(value) {
 
 async function serveEvent(onEvent, req, res) {
   const body = await readAll(req);
-  if (body === undefined) return answerText(res, 413, `the event is larger than ${MAX_EVENT >> 20} MiB`);
+  if (body === undefined) {
+    // A caller that is still sending would take a closing connection for a crash.
+    req.resume();
+    return answerText(res, 413, `the event is larger than ${MAX_EVENT >> 20} MiB`);
+  }
   let event;
   try {
     event = cloudevent.parse(req.headers, body);
@@ -228,7 +232,7 @@ async function readAll(req) {
   if (Number(req.headers['content-length']) > MAX_EVENT) return undefined;
   const chunks = [];
   let size = 0;
-  for await (const chunk of req) {
+  for await (const chunk of req.iterator({ destroyOnReturn: false })) {
     size += chunk.length;
     if (size > MAX_EVENT) return undefined;
     chunks.push(chunk);

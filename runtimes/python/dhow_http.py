@@ -97,7 +97,9 @@ class Application:
         except _CallerGone:
             return
         except _TooLarge:
-            status, headers, content = _text(413, f"the body is larger than {MAX_BODY >> 20} MiB", close=True)
+            # The connection stays open, and the server drops the rest: a caller that is still sending would take a
+            # closing connection for a crash.
+            status, headers, content = _text(413, f"the body is larger than {MAX_BODY >> 20} MiB")
         else:
             status, headers, content = await self._answer(scope, body)
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -200,9 +202,7 @@ def _headers(extra):
     return headers
 
 
-def _text(status, text, close=False):
+def _text(status, text):
     content = (text + "\n").encode("utf-8")
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(content)).encode())]
-    if close:
-        headers.append((b"connection", b"close"))
     return status, headers, content

@@ -51,6 +51,7 @@ pub(crate) async fn run(
                     exchange.elsewhere("closed the connection").await?;
                     worker.hub.metrics.retries.inc();
                 }
+                None if error.error().is_user() => return Err(Failure::BadBody),
                 None => return Err(Failure::Died(format!("ended before it answered ({})", error.into_error()))),
             },
         }

@@ -23,7 +23,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// Headers the gateway may add to a request; making room for all of them at once is one allocation at most.
 const ADDED: usize = 8;
 
-/// Why a request is refused before it is routed: each is answered 400, or 501 for [`Malformed::Connect`].
+/// What is wrong with a request that is the client's fault: each is answered 400, or 501 for [`Malformed::Connect`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Malformed {
     #[error("the request names no host")]
@@ -34,6 +34,8 @@ pub(crate) enum Malformed {
     InvalidHost,
     #[error("the Host header differs from the authority")]
     HostMismatch,
+    #[error("the request's body is damaged or incomplete")]
+    Body,
     #[error("CONNECT is not supported")]
     Connect,
 }

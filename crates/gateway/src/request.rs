@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::answer::{Answer, Busy, Problem};
 use crate::backend::{Arrival, Backend, Visit};
-use crate::headers::{self, Seen};
+use crate::headers::{self, Malformed, Seen};
 use crate::slots::{Instance, Refusal};
 use crate::table::{PathRule, Route, Side};
 use crate::upstream::{Failed, Outbound, Upstream};
@@ -46,6 +46,8 @@ pub(crate) struct Exchange<'a> {
 /// Why there is no answer to pass on.
 pub(crate) enum Failure {
     Refused(Refusal),
+    /// What the client sent as the request's body was not HTTP, or ended too early.
+    BadBody,
     Died(String),
     Late,
 }
@@ -200,6 +202,8 @@ impl Exchange<'_> {
                     request = *intact;
                     Box::pin(self.elsewhere("closed the connection")).await?;
                 }
+                // The one part of an exchange that is not the instance's.
+                Err(Failed::Reset(error)) if error.is_user() => return Err(Failure::BadBody),
                 Err(Failed::Reset(error)) => match spare {
                     Some(again) => request = again,
                     None => return Err(Failure::Died(format!("ended before it answered ({error})"))),
@@ -300,6 +304,7 @@ fn fail(mut visit: Visit, failure: Failure, allowed: u64, seen: Seen, busy: Busy
     let problem = match failure {
         Failure::Refused(refusal) => Problem::Refused(&backend, refusal, allowed),
         Failure::Died(why) => Problem::Died(&backend, visit.instance().map(Arc::as_ref), why),
+        Failure::BadBody => Problem::Malformed(Malformed::Body),
         Failure::Late => Problem::Late(&backend, allowed),
     };
     let response = problem.answer(seen.json, busy);

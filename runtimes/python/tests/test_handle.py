@@ -114,6 +114,8 @@ class Requests(unittest.TestCase):
             with instance.connect() as connection:
                 connection.sendall(b"POST / HTTP/1.1\r\nHost: f\r\nContent-Length: 99999999999\r\n\r\n")
                 self.assertTrue(connection.recv(100).startswith(b"HTTP/1.1 413 "))
+            # A caller that sends all of it before it looks gets the same answer.
+            self.assertEqual(413, instance.request("POST", body=b"x" * (40 << 20))[0])
 
     def test_its_own_libraries_are_out_of_sight(self):
         code = """

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{HOST, Instance, Setup, read_head, scripted, soon, until};
+use crate::harness::{HOST, Instance, Setup, raw, read_head, scripted, soon, until};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -33,6 +33,21 @@ async fn what_refuses_is_passed_by() {
         assert_eq!((reply.status, reply.text().as_str()), (200, "alive"), "nothing was sent, so even a POST is safe");
     }
     assert_eq!(alive.seen.requests.load(SeqCst), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_body_is_the_clients_fault() {
+    let setup = Setup::new();
+    let instance = Instance::start("rev").await;
+    setup.route(1);
+    setup.instances("rev", &[("rev-1", instance.at)]);
+    for chunk in ["zz\r\nx\r\n", "0x1\r\nx\r\n", "ffffffffffffffffff\r\nx\r\n", "1\r\nxy\r\n"] {
+        let head = format!("POST /echo HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let reply = raw(setup.at.public, format!("{head}{chunk}").as_bytes()).await;
+        assert!(reply.starts_with("HTTP/1.1 400 "), "{chunk:?}: {reply}");
+        assert!(reply.contains("body"), "{reply}");
+    }
+    assert_eq!(setup.get("/").await.status, 200, "the instance is not blamed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
