@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::handler::{not_allowed, object};
 use crate::kinds::{Kind, Kinds};
 use crate::status::{ApiError, Result};
-use crate::{Inner, ResponseBody};
+use crate::{Inner, ResponseBody, swagger};
 
 impl Inner {
     /// Answers paths that name no resource.
@@ -23,6 +23,7 @@ impl Inner {
             ["api", version] => self.resources("", version),
             ["apis", group] => self.group(group),
             ["apis", group, version] => self.resources(group, version),
+            ["openapi", "v2"] => Ok(swagger::answer(parts)),
             ["openapi", "v3", rest @ ..] => self.documents.answer(&self.kinds, rest, parts),
             _ => Err(ApiError::NoSuchPath),
         }

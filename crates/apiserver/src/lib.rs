@@ -22,6 +22,7 @@ mod schema;
 mod selector;
 mod service;
 mod status;
+mod swagger;
 mod table;
 mod watch;
 
