@@ -9,7 +9,7 @@ use crate::DaemonError;
 /// Creates a folder that only its owner may enter, with everything above it.
 pub fn create_private_dir(path: &Path) -> Result<(), DaemonError> {
     use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(|e| error("create", path, e))
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| error("create", path, e))
 }
 
 /// Writes through a temporary file and a rename, so that a reader sees the old or the new content.
