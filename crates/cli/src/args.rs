@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::roles::RoleArgs;
 use crate::size;
 
 /// From a folder to a URL: functions on one machine.
@@ -53,6 +54,8 @@ pub enum Command {
     Status(FormatArgs),
     /// Which version this is
     Version(FormatArgs),
+    /// One part of the platform as a process of its own, on a cluster
+    Role(Box<RoleArgs>),
     /// Makes sandboxes for a running platform; started by it
     #[command(hide = true)]
     InternalLauncher(LauncherArgs),

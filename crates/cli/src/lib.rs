@@ -15,6 +15,7 @@ mod names;
 mod output;
 mod packing;
 mod progress;
+pub mod roles;
 mod size;
 mod templates;
 

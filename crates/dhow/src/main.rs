@@ -2,6 +2,7 @@
 //!
 //! Owns: which of the three this process is, and the runtime it gets. The launcher must start before any thread does.
 
+mod role;
 mod up;
 
 use std::os::fd::AsFd;
@@ -33,17 +34,22 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = match cli.command {
-        cli::Command::Up(args) => match runtime.block_on(up::run(&args)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("dhow up: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+    let code = match &cli.command {
+        cli::Command::Up(args) => exit("up", runtime.block_on(up::run(args))),
+        cli::Command::Role(args) => exit("role", runtime.block_on(role::run(args, cli.global.kubeconfig.as_deref()))),
         _ => runtime.block_on(cli::run(cli, daemon::system_clock())),
     };
     // A read of stdin or a name lookup may still block a thread; nobody waits for it any more.
     runtime.shutdown_background();
     code
+}
+
+fn exit(command: &str, result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dhow {command}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

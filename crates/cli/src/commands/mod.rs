@@ -37,7 +37,9 @@ pub async fn run(context: &Context, command: Command) -> Result<()> {
             version(context, args);
             Ok(())
         }
-        Command::Up(_) | Command::InternalLauncher(_) => Err(Failure::usage("this program cannot run the platform")),
+        Command::Up(_) | Command::Role(_) | Command::InternalLauncher(_) => {
+            Err(Failure::usage("this program cannot run the platform"))
+        }
     }
 }
 

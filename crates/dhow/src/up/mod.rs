@@ -29,7 +29,7 @@ const CONTROL: &str = "control";
 const NODE: &str = "node";
 const API: &str = "api";
 /// For requests in flight when the platform stops.
-const GATEWAY_GRACE: Duration = Duration::from_secs(30);
+pub const GATEWAY_GRACE: Duration = Duration::from_secs(30);
 const PHASES: [(&str, Duration); 4] = [
     (GATEWAY, Duration::from_secs(32)),
     (CONTROL, Duration::from_secs(5)),
@@ -37,7 +37,7 @@ const PHASES: [(&str, Duration); 4] = [
     (API, Duration::from_secs(6)),
 ];
 /// Messages between gateway and autoscaler; pokes are repeated, so one that finds it full is not lost.
-const POKES: usize = 4096;
+pub const POKES: usize = 4096;
 
 pub async fn run(args: &cli::UpArgs) -> Result<()> {
     let settings = Settings::from_args(args)?;
