@@ -1,5 +1,5 @@
-//! OCI artifacts: a content-addressed store of blobs and manifests, the distribution API in front of it, and the
-//! images made from and unpacked out of it.
+//! OCI artifacts: a content-addressed store of blobs and manifests, the distribution API in front of it, the images
+//! made from and unpacked out of it, and a client of other registries.
 //!
 //! Owns: every byte below its folder. Must not know: Kubernetes, functions, who may write (the composition root
 //! hands in a check). The surprise: blobs are shared between repositories on disk but not in the API; a repository
@@ -13,6 +13,7 @@ pub mod image;
 mod names;
 mod plan;
 mod registry;
+pub mod remote;
 mod service;
 mod uploads;
 

@@ -20,7 +20,7 @@ pub use unpack::{Contents, Links, UnpackLimits, unpack};
 pub use crate::names::Reference;
 
 pub(crate) use cache::Unpacking;
-pub(crate) use push::read_chunks;
+pub(crate) use push::{descriptor, read_chunks};
 
 use std::path::PathBuf;
 
@@ -71,14 +71,29 @@ impl ImageError {
     }
 }
 
-mod media {
+pub(crate) mod media {
+    /// What a client can read, in the words of either specification.
+    pub const ANY_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json, \
+        application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.v2+json, \
+        application/vnd.docker.distribution.manifest.list.v2+json";
+    pub const EMPTY: &str = "application/vnd.oci.empty.v1+json";
     pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
     pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
     pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+    /// A layer's type in the words of the OCI; `None` for one whose bytes may not be copied.
+    pub fn as_oci(layer: &str) -> Option<&str> {
+        match layer {
+            "application/vnd.docker.image.rootfs.diff.tar.gzip" => Some(LAYER),
+            "application/vnd.docker.image.rootfs.diff.tar" => Some("application/vnd.oci.image.layer.v1.tar"),
+            known if known.starts_with("application/vnd.oci.image.layer.v1.tar") => Some(known),
+            _ => None,
+        }
+    }
 }
 
 /// This machine, as images name it.
-fn architecture() -> &'static str {
+pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

@@ -50,7 +50,7 @@ pub async fn push_image(
     Ok(registry.put_manifest(repository, &digest.to_string(), media::MANIFEST, manifest).await?)
 }
 
-fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
+pub(crate) fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
     Descriptor { media_type: media_type.into(), digest, size, platform: None }
 }
 
