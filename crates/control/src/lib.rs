@@ -163,7 +163,7 @@ fn serving(client: &Client, caches: &Caches, config: &Config) -> [Controller; 5]
 }
 
 /// What a cluster would bring along, but for the collector of garbage.
-fn upkeep(client: &Client, caches: &Caches, config: &Config) -> [Controller; 5] {
+fn upkeep(client: &Client, caches: &Caches, config: &Config) -> [Controller; 6] {
     let applier = |name: &str| Applier::new(client.clone(), name, caches.clone());
     let clock = || config.clock.clone();
     [
@@ -172,6 +172,7 @@ fn upkeep(client: &Client, caches: &Caches, config: &Config) -> [Controller; 5] 
         upkeep::endpoints::controller(caches, applier("endpoints"), clock()),
         upkeep::namespaces::controller(caches, applier("namespaces"), client.clone()),
         upkeep::podgc::controller(caches, applier("podgc"), clock()),
+        upkeep::binding::controller(caches, applier("binding"), clock(), config.node_name.clone()),
     ]
 }
 

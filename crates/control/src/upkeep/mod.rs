@@ -1,7 +1,8 @@
 //! The few controllers of Kubernetes itself that Dhow needs without a cluster; never started on one.
 //!
-//! No scheduler: the replica set controller makes pods that are already bound to the one node.
+//! No scheduler: the replica set controller makes pods that are already bound to the one node, and `binding` binds others.
 
+pub mod binding;
 pub mod deployment;
 pub mod endpoints;
 pub mod gc;
