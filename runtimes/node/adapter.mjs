@@ -4,9 +4,10 @@
 // image or build. The surprise: the answer to a request may come after its handler has returned or failed, so a
 // rejection that nobody handles is the failure of the request in flight when there is exactly one.
 //
-// The contract: the working directory holds the code, `DHOW_HANDLER` names an export (`default`, or `file.export`),
-// descriptor 3 is the listening socket, and one byte on descriptor 4 says that the function is loaded. SIGTERM finishes
-// what is in flight and exits 0. A function that cannot be loaded exits 1 and says why on stderr.
+// The contract: the working directory holds the code, `DHOW_HANDLER` names an export (`default`, or `file.export`).
+// Either descriptor 3 is the listening socket and one byte on descriptor 4 says that the function is loaded, or, with
+// `--port`, the adapter listens on `PORT` itself once the function is loaded, so that accepting says the same. SIGTERM
+// finishes what is in flight and exits 0. A function that cannot be loaded exits 1 and says why on stderr.
 
 import fs from 'node:fs';
 import http from 'node:http';
@@ -33,6 +34,8 @@ let exitCode = 0;
 let server;
 
 async function main() {
+  const ownPort = process.argv[2] === '--port';
+  process.argv.splice(2);
   process.on('SIGTERM', stop);
   process.on('SIGINT', () => {});
   const exits = (code) => {
@@ -60,10 +63,10 @@ async function main() {
     exitCode = 1;
     stop();
   });
-  serve(listener);
+  serve(listener, ownPort);
 }
 
-function serve(listener) {
+function serve(listener, ownPort) {
   server = http.createServer({ keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0 }, (req, res) => {
     inFlight.add(res);
     res.once('close', () => {
@@ -73,12 +76,16 @@ function serve(listener) {
     if (stopping) res.shouldKeepAlive = false;
     listener(req, res).catch((error) => fail(res, error));
   });
+  const port = process.env.PORT || '8080';
   server.on('error', (error) => {
-    say(`cannot serve on descriptor ${LISTENER_FD}: ${error.message}; the platform must pass a listener`);
+    if (ownPort) say(`cannot listen on PORT=${port}: ${error.message}`);
+    else say(`cannot serve on descriptor ${LISTENER_FD}: ${error.message}; the platform must pass a listener`);
     process.exit(1);
   });
-  server.listen({ fd: LISTENER_FD }, () => {
+  if (ownPort && !(/^\d+$/.test(port) && Number(port) < 65536)) leave(`cannot listen on PORT=${port}: it is no port`);
+  server.listen(ownPort ? { port: Number(port) } : { fd: LISTENER_FD }, () => {
     ready = true;
+    if (ownPort) return;
     try {
       fs.writeSync(READY_FD, '1');
       fs.closeSync(READY_FD);

@@ -6,7 +6,8 @@ module level pays for all imports and `main` must stay cheap; and the libraries 
 user's code afterwards, so that a function may bring its own copies.
 
 The contract: the working directory holds the code, `/deps/python` the installed dependencies, `DHOW_HANDLER` names the
-callable, descriptor 3 is the listening socket, and one byte on descriptor 4 says that the handler is loaded. SIGTERM
+callable. Either descriptor 3 is the listening socket and one byte on descriptor 4 says that the handler is loaded, or,
+with `--port`, the adapter listens on `PORT` itself once the handler is loaded, so that accepting says the same. SIGTERM
 finishes what is in flight and exits 0. A function that cannot be loaded exits 1 and says why on stderr.
 """
 
@@ -86,10 +87,11 @@ class Door:
 class Server(uvicorn.server.Server):
     """The library's server, told when to be ready and when to end, without its ten wake-ups a second."""
 
-    def __init__(self, config):
+    def __init__(self, config, announce):
         super().__init__(config)
         self.exit_code = 0
         self._stop = None
+        self._announce = announce
 
     def stop(self, exit_code=0):
         self.exit_code = self.exit_code or exit_code
@@ -110,7 +112,7 @@ class Server(uvicorn.server.Server):
             await super().startup(sockets)
         except SystemExit:
             raise LoadError("the application's start-up failed; see above") from None
-        _announce_ready()
+        self._announce()
 
     async def main_loop(self):
         await self._stop.wait()
@@ -167,9 +169,12 @@ def main():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-    server = Server(_config)
+    # A zygote's children are never started this way: they have no arguments.
+    own_port = sys.argv[1:] == ["--port"]
+    del sys.argv[1:]
+    server = Server(_config, _nothing if own_port else _announce_ready)
     try:
-        listener = _listener()
+        listener = _bound() if own_port else _listener()
         _set_path(os.getcwd(), os.environ.get("PYTHONPATH") or DEPENDENCIES)
         _door.app, has_lifespan = load(os.environ.get("DHOW_HANDLER") or "main.handle", server.stop)
         if not has_lifespan:
@@ -223,6 +228,24 @@ def _listener():
     if not listening:
         raise LoadError(f"descriptor {LISTENER_FD} does not listen; the platform must pass a listener")
     return listener
+
+
+def _bound():
+    """A socket that is bound and does not listen yet: whoever connects before the handler is loaded is refused. The
+    server listens on it when it starts, after the application's own start-up."""
+    given = os.environ.get("PORT") or "8080"
+    try:
+        port = int(given)
+        # Both families on one socket, where there are two.
+        both = socket.has_dualstack_ipv6()
+        bound = socket.socket(socket.AF_INET6 if both else socket.AF_INET, socket.SOCK_STREAM)
+        if both:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("::" if both else "0.0.0.0", port))
+    except (OSError, OverflowError, ValueError) as error:
+        raise LoadError(f"cannot listen on PORT={given}: {error}") from None
+    return bound
 
 
 def _set_path(code, dependencies):
@@ -280,6 +303,10 @@ def _trim(trace):
     for cause in (trace.__cause__, trace.__context__):
         if cause is not None:
             _trim(cause)
+
+
+def _nothing():
+    """Nobody is to be told: the server accepts."""
 
 
 def _announce_ready():
