@@ -293,6 +293,7 @@ impl Remote {
             match upload().await {
                 Err(error) if error.is_passing() && attempt < ATTEMPTS => {
                     tracing::debug!(%error, attempt, "uploading again");
+                    tokio::time::sleep(transport::PAUSE * attempt).await;
                 }
                 ended => return ended,
             }

@@ -39,7 +39,7 @@ const IDLE: Duration = Duration::from_secs(60);
 /// The answer to an upload comes after its last byte.
 const UPLOAD: Duration = Duration::from_secs(900);
 const ATTEMPTS: u32 = 3;
-const PAUSE: Duration = Duration::from_millis(300);
+pub(super) const PAUSE: Duration = Duration::from_millis(300);
 const REDIRECTS: usize = 5;
 /// Tokens remembered; all are forgotten for one more.
 const TOKENS: usize = 256;
