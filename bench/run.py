@@ -18,9 +18,9 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from measure import PEERS, ROOT, cpu_seconds, free_port, quiet, started, template, wrk
+
 DHOW = ROOT / "target/release/dhow"
-PEERS = ROOT / "bench/peers"
 PYTHON = "/usr/bin/python3"
 NODE = "/usr/bin/node"
 SAMPLES = int(os.environ.get("DHOW_BENCH_SAMPLES", "50"))
@@ -34,32 +34,6 @@ ASGI = (
     "    await send({'type': 'http.response.body', 'body': os.environ['HOSTNAME'].encode()})\n"
 )
 FETCH = "export default { fetch: () => new Response(process.env.HOSTNAME) };\n"
-
-
-def idle_fraction(seconds=0.5):
-    def read():
-        fields = [int(x) for x in pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
-        return fields[3] + fields[4], sum(fields)
-
-    idle, total = read()
-    time.sleep(seconds)
-    idle2, total2 = read()
-    return round((idle2 - idle) / max(1, total2 - total), 3)
-
-
-def quiet():
-    """Waits, bounded, for the machine to have nothing else to do; returns the idle fraction seen last."""
-    for _ in range(20):
-        idle = idle_fraction()
-        if idle > 0.9:
-            break
-    return idle
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def tree(pid):
@@ -78,15 +52,6 @@ def rss(pid):
         with contextlib.suppress(OSError):
             total += int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path(f"/proc/{p}/status").read_text())[1]) * 1024
     return total
-
-
-def cpu_seconds(pid):
-    total = 0
-    for p in tree(pid):
-        with contextlib.suppress(OSError):
-            fields = pathlib.Path(f"/proc/{p}/stat").read_text().rsplit(")", 1)[1].split()
-            total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
 
 
 def percentile(values, share):
@@ -191,42 +156,6 @@ def cold_starts(platform):
     return rows
 
 
-def wrk(address, host, connections):
-    """wrk on the second processor; requests per second and latencies in µs."""
-    script = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency", "-H", f"Host: {host}",
-              f"http://{address[0]}:{address[1]}/"]
-    text = subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True).stdout
-    unit = {"us": 1, "ms": 1e3, "s": 1e6}
-    latency = {k: float(v) * unit[u] for k, v, u in re.findall(r"\s(50|99)%\s+([\d.]+)(us|ms|s)", text)}
-    requests = int(re.search(r"(\d+) requests in", text)[1])
-    errors = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
-    assert not errors, text
-    return {"rps": float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1]), "requests": requests, "p50": latency["50"], "p99": latency["99"]}
-
-
-@contextlib.contextmanager
-def started(command, port):
-    process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(500):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            time.sleep(0.01)
-        yield process
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def template(name, directory, **values):
-    text = (PEERS / name).read_text()
-    for key, value in values.items():
-        text = text.replace(f"@{key}@", str(value))
-    path = directory / name
-    path.write_text(text)
-    return path
-
-
 def warm():
     """Keep-alive requests through dhow's gateway, nginx and HAProxy, each pinned alone to the first processor, in front
     of the same nginx that answers from memory; the load generator and the back end share the second."""
@@ -260,10 +189,10 @@ def warm():
             for _ in range(3):
                 for side, (address, pid) in sides.items():
                     before = cpu_seconds(pid)
-                    run = wrk(address, "bench.test", connections)
+                    run = wrk(address, "bench.test", connections, SECONDS)
                     run["cpu_us"] = (cpu_seconds(pid) - before) / max(1, run["requests"]) * 1e6
                     runs[side].append(run)
-                direct.append(wrk(("127.0.0.1", backend), "bench.test", connections))
+                direct.append(wrk(("127.0.0.1", backend), "bench.test", connections, SECONDS))
             mid = {side: {k: statistics.median(r[k] for r in values) for k in values[0]} for side, values in runs.items()}
             base = {k: statistics.median(r[k] for r in direct) for k in direct[0]}
             for peer in ("nginx", "haproxy"):

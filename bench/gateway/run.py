@@ -8,80 +8,15 @@ each round, so that other work on the machine falls on all alike; the medians ar
 import contextlib
 import os
 import pathlib
-import re
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-PEERS = ROOT / "bench/peers"
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from measure import ROOT, cpu_seconds, free_port, idle_fraction, started, template, wrk  # noqa: E402
+
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def idle_fraction(seconds=0.3):
-    def read():
-        fields = [int(x) for x in pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
-        return fields[3] + fields[4], sum(fields)
-
-    idle, total = read()
-    time.sleep(seconds)
-    idle2, total2 = read()
-    return (idle2 - idle) / max(1, total2 - total)
-
-
-def cpu_seconds(pid):
-    total = 0
-    pids = [pid]
-    for p in pids:
-        with contextlib.suppress(OSError):
-            for task in pathlib.Path(f"/proc/{p}/task").iterdir():
-                pids += [int(c) for c in (task / "children").read_text().split()]
-            fields = pathlib.Path(f"/proc/{p}/stat").read_text().rsplit(")", 1)[1].split()
-            total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
-
-
-def wrk(port, connections, seconds):
-    command = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-H", "Host: bench.test",
-               f"http://127.0.0.1:{port}/"]
-    text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    assert "Non-2xx" not in text and "Socket errors" not in text, text
-    unit = {"us": 1, "ms": 1e3, "s": 1e6}
-    latency = {k: float(v) * unit[u] for k, v, u in re.findall(r"\s(50|99)%\s+([\d.]+)(us|ms|s)", text)}
-    return {"rps": float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1]), "p50": latency["50"], "p99": latency["99"],
-            "requests": int(re.search(r"(\d+) requests in", text)[1])}
-
-
-@contextlib.contextmanager
-def started(command, port):
-    process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(500):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            time.sleep(0.01)
-        yield process
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def template(name, directory, **values):
-    text = (PEERS / name).read_text()
-    for key, value in values.items():
-        text = text.replace(f"@{key}@", str(value))
-    path = directory / name
-    path.write_text(text)
-    return path
 
 
 def main():
@@ -112,7 +47,7 @@ def main():
                 idle.append(idle_fraction())
                 for side in sides:
                     before = cpu_seconds(running[side].pid)
-                    run = wrk(ports[side], connections, seconds)
+                    run = wrk(("127.0.0.1", ports[side]), "bench.test", connections, seconds)
                     run["cpu"] = (cpu_seconds(running[side].pid) - before) / run["requests"] * 1e6
                     runs[side].append(run)
             mid = {side: {k: statistics.median(r[k] for r in runs[side]) for k in ("rps", "p50", "p99", "cpu")} for side in sides}
