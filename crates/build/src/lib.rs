@@ -1,9 +1,10 @@
-//! The build worker: a Build's source becomes an image in the registry.
+//! The build worker: a Build's source becomes an image in the registry. On a cluster, [`cluster`] does it in Jobs.
 //!
 //! Owns: unpacking sources, installing packages in a sandbox, the proxy those sandboxes reach the world through, and
 //! the status of Builds. Must not know: Functions, how images are run, who asked. The surprise: installing runs the
 //! author's code, so what comes out of a sandbox is trusted no more than what goes in.
 
+pub mod cluster;
 mod egress;
 mod layers;
 mod plan;
@@ -76,6 +77,8 @@ pub enum BuildError {
     },
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Remote(#[from] registry::remote::RemoteError),
     #[error(transparent)]
     Image(#[from] ImageError),
     #[error(transparent)]

@@ -84,15 +84,28 @@ impl Dependencies {
     /// The name under which the installed layer is found again; never shared between tenants, since installing runs
     /// the author's code.
     pub fn cache_key(&self, namespace: &str, runtime: Runtime, interpreter: &str) -> Option<String> {
-        let inputs = self.inputs.as_ref()?;
-        let mut hash = Sha256::new();
-        let parts = [CACHE_FORMAT, namespace, runtime.name(), interpreter, std::env::consts::ARCH];
-        for part in parts.map(str::as_bytes).into_iter().chain([inputs.as_slice()]) {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
-        }
-        Some(hex::encode(hash.finalize()))
+        Some(cache_key(namespace, runtime, interpreter, self.inputs.as_ref()?))
     }
+}
+
+/// One name for what `interpreter`, exactly named, makes of these inputs for this tenant.
+pub fn cache_key(namespace: &str, runtime: Runtime, interpreter: &str, inputs: &[u8]) -> String {
+    let mut hash = Sha256::new();
+    let parts = [CACHE_FORMAT, namespace, runtime.name(), interpreter, std::env::consts::ARCH];
+    for part in parts.map(str::as_bytes).into_iter().chain([inputs]) {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hex::encode(hash.finalize())
+}
+
+/// Whether the image may lie there: anybody who may make a Build could otherwise write into another tenant's images.
+pub fn check_repository(namespace: &str, repository: &str) -> Result<(), Refusal> {
+    if repository.strip_prefix(namespace).is_some_and(|rest| rest.starts_with('/')) {
+        return Ok(());
+    }
+    let message = format!("spec.repository is {repository}, which is not in the namespace {namespace}");
+    Err(Refusal::new(reason::SOURCE_INVALID, message))
 }
 
 impl BuildPlan {
@@ -104,35 +117,76 @@ impl BuildPlan {
         let script = match (self.runtime, install) {
             (Runtime::Python, true) => [PIP, COMPILE_DEPS, COPY, COMPILE_CODE].concat(),
             (Runtime::Python, false) => [COPY, COMPILE_CODE].concat(),
-            (Runtime::Node, true) if local => [COPY_ALL, NPM, UNLINK].concat(),
-            (Runtime::Node, true) => [COPY_MANIFESTS, NPM].concat(),
+            (Runtime::Node, true) if local => [COPY_ALL, NPM_INSTALL, UNLINK].concat(),
+            (Runtime::Node, true) => [COPY_MANIFESTS, NPM_INSTALL].concat(),
             (Runtime::Node, false) => return None,
         };
-        Some(vec!["/bin/sh".into(), "-euc".into(), script])
+        Some(shell(script))
+    }
+
+    /// The program that runs in a pod on the runtime's base image: packages, and the adapter's bytecode, neither of which
+    /// depends on the code. The code itself goes into the image as it came.
+    pub fn cluster_command(&self) -> Option<Vec<String>> {
+        let local = self.dependencies.as_ref().is_some_and(|dependencies| dependencies.inputs.is_none());
+        let script = match (self.runtime, &self.dependencies) {
+            (Runtime::Python, Some(_)) => [PIP, COMPILE_DEPS, COMPILE_ADAPTER].concat(),
+            (Runtime::Python, None) => COMPILE_ADAPTER.to_owned(),
+            (Runtime::Node, Some(_)) if local => [COPY_ALL, NPM_INSTALL, UNLINK].concat(),
+            (Runtime::Node, Some(_)) => [COPY_MANIFESTS, NPM_INSTALL].concat(),
+            (Runtime::Node, None) => return None,
+        };
+        Some(shell(script))
+    }
+
+    /// The file that names the packages.
+    pub fn manifest(&self) -> Option<&'static str> {
+        self.dependencies.as_ref().map(|dependencies| dependencies.manifest)
+    }
+
+    /// What the result of [`BuildPlan::cluster_command`] depends on; `None` when that includes the rest of the source.
+    pub fn cluster_inputs(&self) -> Option<&[u8]> {
+        match &self.dependencies {
+            Some(dependencies) => dependencies.inputs.as_deref(),
+            None => Some(&[]),
+        }
     }
 }
 
-// The scripts find the result's folder by a variable, whose value is translated where a sandbox has no mounts.
+fn shell(script: String) -> Vec<String> {
+    vec!["/bin/sh".into(), "-euc".into(), script]
+}
+
+// The scripts find the result's folder by a variable, whose value is translated where a sandbox has no mounts, and the
+// tools by others, which an image may have anywhere.
 pub const RESULT: &str = "RESULT";
+pub const PYTHON: &str = "PYTHON";
+pub const NPM: &str = "NPM";
+/// The folder of the adapter, where it is part of the image.
+pub const ADAPTER: &str = "ADAPTER";
 
 // Isolated, so that a `json.py` of the author's is not what pip imports.
 const PIP: &str = r#"
-/usr/bin/python3 -I -m pip install --target "$RESULT/deps" --requirement requirements.txt --no-input \
+"$PYTHON" -I -m pip install --target "$RESULT/deps" --requirement requirements.txt --no-input \
     --disable-pip-version-check --no-cache-dir --progress-bar off --no-warn-script-location --no-compile \
     --root-user-action ignore
 mkdir -p "$RESULT/deps"
 "#;
 // Bytecode made now is not made at every cold start. What does not compile is found, and told, when it is loaded.
 const COMPILE_DEPS: &str = r#"
-/usr/bin/python3 -I -m compileall -qq --invalidation-mode unchecked-hash \
+"$PYTHON" -I -m compileall -qq --invalidation-mode unchecked-hash \
     -s "$RESULT/deps" -p /deps/python "$RESULT/deps" || true
+"#;
+const COMPILE_ADAPTER: &str = r#"
+cp -R "$ADAPTER" "$RESULT/dhow"
+"$PYTHON" -I -m compileall -qq --invalidation-mode unchecked-hash \
+    -s "$RESULT/dhow" -p /dhow/python "$RESULT/dhow" || true
 "#;
 const COPY: &str = r#"
 mkdir "$RESULT/app"
 cp -R . "$RESULT/app"
 "#;
 const COMPILE_CODE: &str = r#"
-/usr/bin/python3 -I -m compileall -qq --invalidation-mode unchecked-hash \
+"$PYTHON" -I -m compileall -qq --invalidation-mode unchecked-hash \
     -s "$RESULT/app" -p /app "$RESULT/app" || true
 "#;
 const COPY_MANIFESTS: &str = r#"
@@ -146,10 +200,10 @@ const COPY_ALL: &str = r#"
 mkdir "$RESULT/deps"
 cp -R . "$RESULT/deps"
 "#;
-const NPM: &str = r#"
+const NPM_INSTALL: &str = r#"
 cd "$RESULT/deps"
 if [ -f package-lock.json ] || [ -f npm-shrinkwrap.json ]; then how=ci; else how=install; fi
-/usr/bin/npm $how --omit=dev --no-audit --no-fund --no-update-notifier --no-progress --cache "$RESULT/cache"
+"$NPM" $how --omit=dev --no-audit --no-fund --no-update-notifier --no-progress --cache "$RESULT/cache"
 "#;
 // Only `node_modules` is kept, so what npm links into the source is copied.
 const UNLINK: &str = r#"
@@ -267,13 +321,13 @@ pub enum StepEnd {
 }
 
 /// What the author is told about a step that failed.
-pub fn step_failure(end: StepEnd, plan: &BuildPlan, log: &[String]) -> Refusal {
-    let what = match &plan.dependencies {
-        Some(dependencies) => format!("installing the packages of {}", dependencies.manifest),
+pub fn step_failure(end: StepEnd, manifest: Option<&str>, log: &[String]) -> Refusal {
+    let what = match manifest {
+        Some(manifest) => format!("installing the packages of {manifest}"),
         None => "preparing the source".to_owned(),
     };
     if log.iter().any(|line| line.contains("No module named pip")) {
-        let message = "pip is not installed on this machine; run: apt-get install python3-pip";
+        let message = "pip is not installed where the build runs; there, run: apt-get install python3-pip";
         return Refusal::new(reason::DEPENDENCIES_FAILED, message);
     }
     match end {
@@ -431,7 +485,7 @@ mod tests {
         ] {
             let script = plan.command(install).map(|argv| argv[2].clone());
             let has = |text: &str| script.as_ref().is_some_and(|script| script.contains(text));
-            let got = script.is_some().then(|| (has("pip install") || has("/usr/bin/npm"), has("RESULT/app")));
+            let got = script.is_some().then(|| (has("pip install") || has("$NPM"), has("RESULT/app")));
             assert_eq!(got, want, "{plan:?}");
         }
     }
@@ -463,7 +517,7 @@ mod tests {
             (StepEnd::TooMany { limit: 9 }, "", failed, "more than 9 files"),
             (stuck, "", reason::TIMED_OUT, "longer than 300 s"),
         ] {
-            let refusal = step_failure(end, &plan, &log_tail(log));
+            let refusal = step_failure(end, plan.manifest(), &log_tail(log));
             assert_eq!(refusal.reason, reason, "{log}");
             assert!(refusal.message.contains(want), "{}", refusal.message);
         }

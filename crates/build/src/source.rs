@@ -81,7 +81,7 @@ pub fn write_inline(inline: &Inline, into: &Path, max_bytes: u64) -> Result<(), 
     open_up(into).map_err(|error| BuildError::io(into)(error).into())
 }
 
-fn too_large(max_bytes: u64) -> SourceError {
+pub fn too_large(max_bytes: u64) -> SourceError {
     invalid(format!("the source is larger than {} MiB; leave files out with .dhowignore", max_bytes >> 20))
 }
 

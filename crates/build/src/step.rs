@@ -16,17 +16,17 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use crate::BuildError;
-use crate::plan::{RESULT, StepEnd};
+use crate::plan::{NPM, PYTHON, RESULT, StepEnd};
 use crate::source::measure;
 
 const CONTAINER: &str = "build";
-const MEMORY_BYTES: u64 = 1 << 30;
-const TMP_BYTES: u64 = 512 << 20;
+pub const MEMORY_BYTES: u64 = 1 << 30;
+pub const TMP_BYTES: u64 = 512 << 20;
 const PIDS: u32 = 512;
 const LOG_BYTES: u64 = 1 << 20;
 /// What the result may take on disk. No limit of the sandbox counts it, so it is measured while the step runs.
-const RESULT_BYTES: u64 = 2 << 30;
-const RESULT_ENTRIES: u64 = 400_000;
+pub const RESULT_BYTES: u64 = 2 << 30;
+pub const RESULT_ENTRIES: u64 = 400_000;
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -169,6 +169,9 @@ fn environment(step: &Step) -> Vec<(String, String)> {
     let proxy = format!("http://{}", step.proxy);
     let mut env = vec![
         (RESULT, "/out"),
+        // The system's, whatever else is on the path: sandboxes see nothing but the system.
+        (PYTHON, "/usr/bin/python3"),
+        (NPM, "/usr/bin/npm"),
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
         ("HOME", "/tmp"),
         ("LANG", "C.UTF-8"),

@@ -103,11 +103,7 @@ impl Worker {
     ) -> Result<String, Stop> {
         let namespace = build.metadata.namespace.as_deref().unwrap_or_default();
         let repository = build.spec.repository.as_str();
-        // Anybody who may make a Build could otherwise write into another tenant's images.
-        if !repository.strip_prefix(namespace).is_some_and(|rest| rest.starts_with('/')) {
-            let message = format!("spec.repository is {repository}, which is not in the namespace {namespace}");
-            return Err(refused(reason::SOURCE_INVALID, message));
-        }
+        plan::check_repository(namespace, repository).map_err(|refusal| Stop::Refused(refusal, vec![]))?;
         let tree = self.fetch(build, namespace, place).await?;
         let plan = plan::plan(&build.spec, &tree).map_err(|refusal| Stop::Refused(refusal, vec![]))?;
         *runtime = Some(plan.runtime);
@@ -192,7 +188,7 @@ impl Worker {
             let ended = ended.map_err(|error| unsupported(error, plan))?;
             if let Some(end) = ended.failure {
                 let log = plan::log_tail(&ended.output);
-                return Err(Stop::Refused(plan::step_failure(end, plan, &log), log));
+                return Err(Stop::Refused(plan::step_failure(end, plan.manifest(), &log), log));
             }
         }
         let (place, plan) = (place.clone(), plan.clone());

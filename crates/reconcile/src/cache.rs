@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::NamespaceResourceScope;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use serde_json::Value;
@@ -39,6 +40,23 @@ pub struct Cache<K> {
     subscribers: RwLock<Vec<Subscriber<K>>>,
     synced: watch::Sender<bool>,
     trim: fn(&mut K),
+    only: Option<Only<K>>,
+}
+
+/// The part of a kind that is watched.
+struct Only<K> {
+    namespace: String,
+    selector: String,
+    api: fn(Client, &str) -> Api<K>,
+}
+
+impl<K: Kind + kube::Resource<Scope = NamespaceResourceScope>> Cache<K> {
+    /// Watches nothing but the objects of one namespace that a label selector picks: elsewhere there are too many of
+    /// this kind, or no right to read them.
+    pub fn only(mut self, namespace: &str, selector: &str) -> Self {
+        self.only = Some(Only { namespace: namespace.to_owned(), selector: selector.to_owned(), api: Api::namespaced });
+        self
+    }
 }
 
 /// `(namespace, value)` to keys.
@@ -70,7 +88,8 @@ impl<K: Kind> Cache<K> {
             watched: 0,
             epoch: 0,
         };
-        Self { state: RwLock::new(state), subscribers: RwLock::default(), synced: watch::Sender::new(false), trim }
+        let synced = watch::Sender::new(false);
+        Self { state: RwLock::new(state), subscribers: RwLock::default(), synced, trim, only: None }
     }
 
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
@@ -140,8 +159,11 @@ impl<K: Kind> Cache<K> {
 
     /// Watches until shutdown, with bounded backoff after errors.
     pub async fn run(&self, client: Client, shutdown: CancellationToken) {
-        let api: Api<K> = Api::all(client);
         let config = watcher::Config::default().page_size(500);
+        let (api, config) = match &self.only {
+            Some(only) => ((only.api)(client, &only.namespace), config.labels(&only.selector)),
+            None => (Api::all(client), config),
+        };
         let events = watcher(api, config).default_backoff().into_stream();
         let mut events = std::pin::pin!(events.take_until(shutdown.cancelled_owned()));
         let mut listed = None;

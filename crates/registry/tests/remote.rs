@@ -19,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use registry::image::{ImageConfig, ImageRef, Layer, Reference, ensure_unpacked, layer_from_dir};
 use registry::remote::{
-    LayerSource, Location, Remote, RemoteConfig, RemoteError, cached_layers, keep_layers, pull_base, push_artifact,
+    LayerSource, Location, Remote, RemoteConfig, RemoteError, cached_layers, keep_blob, keep_layers, pull_base,
     push_image_on,
 };
 use registry::{Body, Digest, Registry, Service};
@@ -197,7 +197,7 @@ async fn everything(remote: &Remote, registry: &str, folder: &Path) -> Digest {
     assert_eq!(remote.has_blob(&sources, &digest).await.unwrap(), None);
     let halves = futures::stream::iter([Ok::<_, Infallible>(source.slice(..1000)), Ok(source.slice(1000..))]);
     assert_eq!(remote.push_stream(&sources, &digest, 1 << 20, halves).await.unwrap(), 300_000);
-    push_artifact(remote, &sources, &digest.hex(), "application/vnd.test", (&digest, 300_000)).await.unwrap();
+    keep_blob(remote, &sources, &digest, 300_000).await.unwrap();
     assert_eq!(remote.has_blob(&sources, &digest).await.unwrap(), Some(300_000));
     assert_eq!(remote.read_blob(&sources, &digest, 1 << 20).await.unwrap(), source);
     let file = folder.join("pulled");

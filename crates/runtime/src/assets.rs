@@ -38,6 +38,22 @@ pub fn unpack(data_dir: &Path) -> io::Result<PathBuf> {
     Ok(folder)
 }
 
+/// Names these files: another version, another name.
+pub fn version() -> &'static str {
+    embedded::HASH
+}
+
+/// Writes the files of one runtime into a folder, for an image that carries them itself.
+pub fn write(runtime: &str, into: &Path) -> io::Result<()> {
+    for (name, bytes) in embedded::FILES {
+        let Some(name) = name.strip_prefix(runtime).and_then(|name| name.strip_prefix('/')) else { continue };
+        let path = into.join(name);
+        fs::create_dir_all(path.parent().unwrap_or(into))?;
+        fs::write(path, bytes)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

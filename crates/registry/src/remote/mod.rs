@@ -9,6 +9,7 @@ mod push;
 mod transport;
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,12 +23,12 @@ use tokio::io::AsyncWriteExt;
 
 use self::transport::{Ask, Body, BoxError, Transport, join, small};
 use crate::digest::Digest;
-use crate::image::{ImageRef, media, read_chunks};
+use crate::image::{ImageError, ImageRef, media, read_chunks};
 use crate::names::Reference;
 use crate::registry::{MAX_MANIFEST_BYTES, Manifest};
 
 pub use error::RemoteError;
-pub use push::{Base, LayerSource, cached_layers, keep_layers, pull_base, push_artifact, push_image_on};
+pub use push::{Base, LayerSource, cached_layers, keep_blob, keep_layers, pull_base, push_image_on};
 
 /// The host that serves what is named without one.
 pub(crate) const DOCKER_HUB: &str = "registry-1.docker.io";
@@ -77,6 +78,46 @@ impl Location {
 impl std::fmt::Display for Location {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.registry, self.repository)
+    }
+}
+
+/// A registry and a path in it, below which repositories lie: `host[:port][/path]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    registry: String,
+    path: Option<String>,
+}
+
+impl Prefix {
+    pub fn location(&self, repository: &str) -> Location {
+        let repository = match &self.path {
+            Some(path) => format!("{path}/{repository}"),
+            None => repository.to_owned(),
+        };
+        Location { registry: self.registry.clone(), repository }
+    }
+}
+
+impl std::fmt::Display for Prefix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.path {
+            Some(path) => write!(f, "{}/{path}", self.registry),
+            None => f.write_str(&self.registry),
+        }
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = RemoteError;
+
+    fn from_str(text: &str) -> Result<Self, RemoteError> {
+        let invalid =
+            |reason: &str| RemoteError::Invalid { what: format!("the registry {text:?}"), reason: reason.into() };
+        // An image below it must be one: that checks the host, the port and the path.
+        let image: ImageRef = format!("{text}/x").parse().map_err(|error: ImageError| invalid(&error.to_string()))?;
+        let registry = image.registry.ok_or_else(|| invalid("host[:port][/path] is expected"))?;
+        let path = image.repository.strip_suffix("/x").map(str::to_owned);
+        Ok(Self { registry, path })
     }
 }
 
@@ -360,4 +401,37 @@ fn pulls(at: &Location) -> String {
 
 fn pushes(at: &Location) -> String {
     format!("repository:{}:pull,push", at.repository)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes() {
+        for (text, want) in [
+            ("registry.example", Some("registry.example/default/hello")),
+            ("127.0.0.1:5000", Some("127.0.0.1:5000/default/hello")),
+            ("ghcr.io/acme/functions", Some("ghcr.io/acme/functions/default/hello")),
+            ("localhost", Some("localhost/default/hello")),
+            ("acme", None),
+            ("ghcr.io/Acme", None),
+            ("https://ghcr.io", None),
+            ("", None),
+        ] {
+            let prefix = text.parse::<Prefix>().ok();
+            assert_eq!(prefix.map(|p| p.location("default/hello").to_string()).as_deref(), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn locations() {
+        for (image, want) in [
+            ("python:3.12", "registry-1.docker.io/library/python"),
+            ("docker.io/acme/x", "registry-1.docker.io/acme/x"),
+            ("ghcr.io/a/b/c:1", "ghcr.io/a/b/c"),
+        ] {
+            assert_eq!(Location::of(&image.parse().unwrap()).to_string(), want);
+        }
+    }
 }

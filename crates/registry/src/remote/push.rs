@@ -149,25 +149,20 @@ pub async fn cached_layers(remote: &Remote, at: &Location, tag: &str) -> Result<
     Ok(Some(found))
 }
 
-/// Names a blob that the repository holds by a manifest and a tag: registries collect what nothing names.
-pub async fn push_artifact(
-    remote: &Remote,
-    at: &Location,
-    tag: &str,
-    artifact_type: &str,
-    blob: (&Digest, u64),
-) -> Result<Digest, RemoteError> {
+/// Names a blob that the repository holds by a manifest, tagged with its digest: registries collect what nothing names.
+pub async fn keep_blob(remote: &Remote, at: &Location, digest: &Digest, size: u64) -> Result<(), RemoteError> {
+    const KIND: &str = "application/vnd.dhow.blob.v1";
     let empty = Bytes::from_static(b"{}");
     let config = descriptor(media::EMPTY, Digest::of(&empty), empty.len() as u64);
     remote.push_bytes(at, empty).await?;
     let manifest = json(&serde_json::json!({
         "schemaVersion": 2,
         "mediaType": media::MANIFEST,
-        "artifactType": artifact_type,
+        "artifactType": KIND,
         "config": config,
-        "layers": [descriptor(artifact_type, *blob.0, blob.1)],
+        "layers": [descriptor(KIND, *digest, size)],
     }));
-    remote.put_manifest(at, &Reference::Tag(tag.into()), media::MANIFEST, manifest).await
+    remote.put_manifest(at, &Reference::Tag(digest.hex()), media::MANIFEST, manifest).await.map(drop)
 }
 
 /// The configuration and the manifest of layers on a base. Pure.
