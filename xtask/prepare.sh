@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what a target of the Makefile needs and this machine lacks. As root through apt; otherwise it prints the one
-# line to run and stops. Usage: xtask/prepare.sh build|test|bench|guest
+# line to run and stops. Usage: xtask/prepare.sh build|test|bench|guest|cluster
 set -eu
 
 for_what=${1:-build}
@@ -10,6 +10,10 @@ needs="cc:gcc python3:python3 pip3:python3-pip"
 case $for_what in
 test | demo) needs="$needs node:nodejs npm:npm nft:nftables ip:iproute2" ;;
 guest) needs="$needs node:nodejs npm:npm nft:nftables ip:iproute2 qemu-system-x86_64:qemu-system-x86 busybox:busybox-static" ;;
+cluster)
+    needs="$needs node:nodejs npm:npm nft:nftables ip:iproute2 etcd:etcd-server containerd:containerd runc:runc"
+    needs="$needs docker-registry:docker-registry"
+    ;;
 bench) needs="$needs node:nodejs npm:npm nft:nftables ip:iproute2 wrk:wrk nginx:nginx-light haproxy:haproxy" ;;
 esac
 
@@ -21,6 +25,7 @@ for need in $needs; do
 done
 # Functions run on the system's own interpreter, which sandboxes can see; one in a home folder they cannot.
 [ -x /usr/bin/python3 ] || missing="$missing python3"
+[ "$for_what" != cluster ] || [ -x /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins"
 /usr/bin/python3 -m pip --version >/dev/null 2>&1 || missing="$missing python3-pip"
 case $for_what in
 build) ;;

@@ -48,17 +48,26 @@ fn build() -> Result<PathBuf> {
     Ok(folder.join(TARGET).join("release/dhow"))
 }
 
-/// The archive around a program.
+/// The archive around Dhow's own program.
 fn compose(program: &[u8], version: &str) -> Result<Vec<u8>> {
-    let layer = layer(program)?;
+    let labels = json!({"org.opencontainers.image.title": "Dhow", "org.opencontainers.image.version": version,
+        "org.opencontainers.image.licenses": "Apache-2.0"});
+    archive(program, "dhow", &format!("{NAME}:{version}"), labels)
+}
+
+/// The archive around any static program that wants nothing beside itself.
+pub fn of_program(program: &[u8], name: &str, reference: &str) -> Result<Vec<u8>> {
+    archive(program, name, reference, json!({}))
+}
+
+fn archive(program: &[u8], name: &str, reference: &str, labels: Value) -> Result<Vec<u8>> {
+    let layer = layer(program, name)?;
     let packed = gzip(&layer)?;
     let packed = Blob::new("application/vnd.oci.image.layer.v1.tar+gzip", packed);
     let config = json!({
         "architecture": "amd64", "os": "linux",
         "config": {
-            "Entrypoint": ["/dhow"], "User": format!("{USER}:{USER}"), "WorkingDir": "/",
-            "Labels": {"org.opencontainers.image.title": "Dhow", "org.opencontainers.image.version": version,
-                "org.opencontainers.image.licenses": "Apache-2.0"},
+            "Entrypoint": [format!("/{name}")], "User": format!("{USER}:{USER}"), "WorkingDir": "/", "Labels": labels,
         },
         "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
     });
@@ -69,7 +78,6 @@ fn compose(program: &[u8], version: &str) -> Result<Vec<u8>> {
     });
     let manifest = Blob::new("application/vnd.oci.image.manifest.v1+json", serde_json::to_vec(&manifest)?);
     let mut named = manifest.descriptor();
-    let reference = format!("{NAME}:{version}");
     named["annotations"] = json!({
         "io.containerd.image.name": reference, "org.opencontainers.image.ref.name": reference,
     });
@@ -85,9 +93,9 @@ fn compose(program: &[u8], version: &str) -> Result<Vec<u8>> {
     Ok(archive.into_inner()?)
 }
 
-fn layer(program: &[u8]) -> Result<Vec<u8>> {
+fn layer(program: &[u8], name: &str) -> Result<Vec<u8>> {
     let mut layer = tar::Builder::new(vec![]);
-    add(&mut layer, "dhow", 0o755, program)?;
+    add(&mut layer, name, 0o755, program)?;
     Ok(layer.into_inner()?)
 }
 

@@ -1,17 +1,19 @@
 //! The repository's own checks and chores: `cargo xtask tidy` keeps the documents and the code saying the same.
 
+mod cluster;
 mod image;
 mod tidy;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let task = std::env::args().nth(1);
-    let result = match task.as_deref() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.first().map(String::as_str) {
         Some("tidy") => tidy::run(),
+        Some("cluster") => return cluster::run(&arguments[1..]),
         Some("image") => return made(image::run()),
         _ => {
-            eprintln!("usage: cargo xtask tidy|image");
+            eprintln!("usage: cargo xtask tidy|image|cluster");
             return ExitCode::from(2);
         }
     };
