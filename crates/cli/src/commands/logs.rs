@@ -1,11 +1,14 @@
 //! `dhow logs`: what the instances of a function print, each line as it comes.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::pin::Pin;
 
 use api::build::Build;
 use api::function::Function;
 use api::names::label;
-use futures::{AsyncBufReadExt, StreamExt, TryStreamExt};
+use futures::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{ListParams, LogParams};
@@ -23,6 +26,8 @@ use crate::{Context, Failure, Result};
 
 /// Lines between the readers and the terminal; readers wait while it is full.
 const LINES: usize = 256;
+/// A longer line is shown as several.
+const LINE_BYTES: u64 = 64 << 10;
 
 pub async fn run(context: &Context, args: &LogsArgs) -> Result<()> {
     let platform = connect(context).await?;
@@ -41,13 +46,23 @@ pub async fn run(context: &Context, args: &LogsArgs) -> Result<()> {
         return nothing_runs(&printer, &platform, &found).await;
     }
     for name in &names {
-        match platform.api::<Pod>().logs(name, &params).await {
-            Ok(text) => {
-                if !text.lines().all(|line| printer.line(name, line, names.len() > 1)) {
-                    return Ok(());
+        let mut lines = match Lines::open(&platform.api(), name, &params).await {
+            Ok(lines) => lines,
+            Err(error) => {
+                printer.words(&format!("{name}: {}", said(&error)));
+                continue;
+            }
+        };
+        loop {
+            match lines.next().await {
+                Ok(Some(line)) if printer.line(name, &line, names.len() > 1) => {}
+                Ok(Some(_)) => return Ok(()),
+                Ok(None) => break,
+                Err(error) => {
+                    printer.words(&format!("{name}: the rest of its log cannot be read: {error}"));
+                    break;
                 }
             }
-            Err(error) => printer.words(&format!("{name}: {}", said(&error))),
         }
     }
     Ok(())
@@ -135,18 +150,36 @@ fn started(pod: &Pod) -> Option<(String, i32)> {
 
 async fn stream(pods: Api<Pod>, name: String, params: LogParams, lines: mpsc::Sender<(String, String)>) {
     let reading = async {
-        let stream = pods.log_stream(&name, &params).await?;
-        let mut read = stream.lines();
-        while let Ok(Some(line)) = read.try_next().await {
+        let mut read = Lines::open(&pods, &name, &params).await.map_err(|error| said(&error))?;
+        while let Some(line) = read.next().await.map_err(|error| error.to_string())? {
             if lines.send((name.clone(), line)).await.is_err() {
                 break;
             }
         }
-        Ok(())
+        Ok::<(), String>(())
     };
     if let Err(error) = reading.await {
         // Nobody reads any more when this cannot be said.
-        let _ = lines.send((name.clone(), format!("(its log cannot be read: {})", said(&error)))).await;
+        let _ = lines.send((name.clone(), format!("(its log cannot be read: {error})"))).await;
+    }
+}
+
+/// The lines of one instance's log. A function may write any bytes: what is no UTF-8 is shown as a replacement, and a
+/// line without an end comes in pieces.
+struct Lines(Pin<Box<dyn AsyncBufRead + Send>>);
+
+impl Lines {
+    async fn open(pods: &Api<Pod>, name: &str, params: &LogParams) -> kube::Result<Self> {
+        Ok(Self(Box::pin(pods.log_stream(name, params).await?)))
+    }
+
+    async fn next(&mut self) -> std::io::Result<Option<String>> {
+        let mut line = vec![];
+        let read = (&mut self.0).take(LINE_BYTES).read_until(b'\n', &mut line).await?;
+        if line.last() == Some(&b'\n') {
+            line.pop();
+        }
+        Ok((read > 0).then(|| String::from_utf8_lossy(&line).into_owned()))
     }
 }
 
@@ -167,13 +200,37 @@ impl Printer<'_> {
     fn line(&self, instance: &str, line: &str, many: bool) -> bool {
         let text = match self.format {
             Format::Json => json!({"instance": instance, "line": line}).to_string(),
-            Format::Text if many => format!("[{instance}] {line}"),
-            Format::Text => line.to_owned(),
+            Format::Text if many => format!("[{instance}] {}", shown(line)),
+            Format::Text => shown(line).into_owned(),
         };
         self.context.output.raw(format!("{text}\n").as_bytes())
     }
 
     fn words(&self, text: &str) {
         self.context.output.words(text);
+    }
+}
+
+/// A function must not move the cursor of whoever reads its log; a file or a pipe gets what was written.
+fn shown(line: &str) -> Cow<'_, str> {
+    if std::io::stdout().is_terminal() { printable(line).into() } else { line.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn any_bytes_are_lines() {
+        let long = vec![b'x'; LINE_BYTES as usize + 1];
+        let log = [b"plain\n\xff\xfe\n\n".as_slice(), &long, b"\nlast"].concat();
+        let mut lines = Lines(Box::pin(futures::io::Cursor::new(log)));
+        let mut seen = vec![];
+        while let Some(line) = lines.next().await.expect("memory can be read") {
+            seen.push(line);
+        }
+        assert_eq!(seen[..3], ["plain", "\u{fffd}\u{fffd}", ""]);
+        assert_eq!((seen[3].len(), seen[4].as_str()), (LINE_BYTES as usize, "x"), "a long line comes in pieces");
+        assert_eq!(seen[5], "last");
     }
 }
