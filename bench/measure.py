@@ -37,6 +37,15 @@ def free_port():
         return s.getsockname()[1]
 
 
+def tree(pid):
+    found = [pid]
+    with contextlib.suppress(OSError):
+        for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += tree(int(child))
+    return found
+
+
 def cpu_seconds(pid):
     total = 0
     for p in tree(pid):

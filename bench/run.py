@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 
-from measure import PEERS, ROOT, cpu_seconds, free_port, quiet, started, template, wrk
+from measure import PEERS, ROOT, cpu_seconds, free_port, quiet, started, template, tree, wrk
 
 DHOW = ROOT / "target/release/dhow"
 PYTHON = "/usr/bin/python3"
@@ -34,15 +34,6 @@ ASGI = (
     "    await send({'type': 'http.response.body', 'body': os.environ['HOSTNAME'].encode()})\n"
 )
 FETCH = "export default { fetch: () => new Response(process.env.HOSTNAME) };\n"
-
-
-def tree(pid):
-    found = [pid]
-    with contextlib.suppress(OSError):
-        for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                found += tree(int(child))
-    return found
 
 
 def rss(pid):
