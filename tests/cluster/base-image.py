@@ -70,6 +70,11 @@ def files(packages):
     listed = subprocess.run(["dpkg", "-L", *packages], check=True, capture_output=True, text=True).stdout.splitlines()
     # Made by the packages' own scripts, so that no list names them.
     listed += ["/etc/ssl/certs/ca-certificates.crt", "/etc/nsswitch.conf"]
+    # npm replaces itself, and the list of its package is old then.
+    npm = "/usr/lib/node_modules/npm"
+    if npm in listed:
+        listed = [path for path in listed if not path.startswith(f"{npm}/")]
+        listed += [os.path.join(folder, name) for folder, folders, names in os.walk(npm) for name in folders + names]
     paths = {merged(path) for path in listed if path.startswith("/") and path != "/."}
     paths = {path for path in paths if path.strip("/") not in MERGED and not NOT_BELOW.search(path) and os.path.lexists(path)}
     # Links of the alternatives system lead through a folder of their own.

@@ -7,6 +7,8 @@
 mod children;
 mod image;
 mod plan;
+#[cfg(test)]
+mod pods;
 mod prepare;
 mod report;
 mod result;

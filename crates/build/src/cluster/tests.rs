@@ -24,7 +24,7 @@ fn now() -> Timestamp {
     "2026-01-02T03:04:05Z".parse().unwrap()
 }
 
-fn config() -> ClusterConfig {
+pub fn config() -> ClusterConfig {
     ClusterConfig {
         namespace: "dhow-system".into(),
         work_dir: PathBuf::from("/work"),
