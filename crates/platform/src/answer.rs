@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
+use registry::remote::RemoteError;
 use registry::{Digest, RegistryError};
 use serde::Serialize;
 
@@ -11,15 +12,27 @@ pub type Body = Full<Bytes>;
 /// Why a request is refused.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    ForeignHost { host: String },
-    ForeignOrigin { origin: String },
-    NotFound { path: String },
+    ForeignHost {
+        host: String,
+    },
+    ForeignOrigin {
+        origin: String,
+    },
+    NotFound {
+        path: String,
+    },
     Method,
     Unauthenticated,
-    Forbidden { namespace: String },
-    InvalidNamespace { namespace: String },
+    Forbidden {
+        namespace: String,
+    },
+    InvalidNamespace {
+        namespace: String,
+    },
     Busy,
     Registry(RegistryError),
+    /// The other registry's fault, or the operator's.
+    Remote(RemoteError),
 }
 
 #[derive(Serialize)]
@@ -39,7 +52,7 @@ struct Stored {
 impl Refusal {
     /// Whoever is refused for what he is gets less patience than who may try again.
     pub fn is_strangers(&self) -> bool {
-        !matches!(self, Refusal::Registry(_))
+        !matches!(self, Refusal::Registry(_) | Refusal::Remote(_))
     }
 
     pub fn answer(&self) -> Response<Body> {
@@ -56,6 +69,8 @@ impl Refusal {
             // Paths of the machine are nobody's business outside.
             Refusal::Registry(RegistryError::Io { .. }) => "the platform could not store the blob".into(),
             Refusal::Registry(error) => error.to_string(),
+            // Where it is and what it says to us is the operator's to know.
+            Refusal::Remote(_) => "the platform's registry did not take the blob".into(),
         };
         let mut response = json(status, &Problem { error, message, next });
         let headers = response.headers_mut();
@@ -99,6 +114,10 @@ impl Refusal {
             }
             Refusal::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Busy", "try again in a second"),
             Refusal::Registry(error) => classify(error),
+            Refusal::Remote(error) => {
+                tracing::error!(%error, "a source could not be stored");
+                (StatusCode::BAD_GATEWAY, "RegistryFailed", "try again; if it lasts, look into the platform's log")
+            }
         }
     }
 }

@@ -7,6 +7,8 @@
 mod answer;
 mod guard;
 mod service;
+mod sink;
 
 pub use answer::Body;
 pub use service::{Authorization, Authorize, Limits, Service, service, sources_repository};
+pub use sink::Sink;

@@ -1,4 +1,4 @@
-//! Routes, and the upload itself: straight from the socket to the disk, bounded in size, number and silence.
+//! Routes, and the upload itself: straight from the socket to where it is kept, bounded in size, number and silence.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -12,11 +12,12 @@ use futures::{Stream, StreamExt};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::BodyStream;
-use registry::{Digest, Registry, RegistryError};
+use registry::{Digest, RegistryError};
 use tokio::sync::Semaphore;
 
 use crate::answer::{Body, Refusal, healthy, stored};
 use crate::guard;
+use crate::sink::Sink;
 
 /// What the composition root finds out about a caller who wants to use a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,14 +56,14 @@ pub fn sources_repository(namespace: &str) -> String {
 }
 
 /// The platform API as a tower service; clones share its bounds.
-pub fn service(registry: Registry, authorize: Authorize, limits: Limits) -> Service {
+pub fn service(sink: impl Into<Sink>, authorize: Authorize, limits: Limits) -> Service {
     let uploads = Arc::new(Semaphore::new(limits.uploads));
-    Service { registry, authorize, limits: Arc::new(limits), uploads }
+    Service { sink: sink.into(), authorize, limits: Arc::new(limits), uploads }
 }
 
 #[derive(Clone)]
 pub struct Service {
-    registry: Registry,
+    sink: Sink,
     authorize: Authorize,
     limits: Arc<Limits>,
     uploads: Arc<Semaphore>,
@@ -130,7 +131,7 @@ impl Service {
         let repository = sources_repository(namespace);
         // Some clients encode the colon.
         let digest: Digest = digest.replacen("%3A", ":", 1).replacen("%3a", ":", 1).parse()?;
-        let there = self.registry.has_blob(&repository, &digest).await?;
+        let there = self.sink.has(&repository, &digest).await?;
         match (&parts.method, there) {
             (&Method::HEAD, true) => Ok(stored(StatusCode::OK, digest, None)),
             (&Method::HEAD, false) => Err(Refusal::Registry(RegistryError::BlobUnknown { repository, digest })),
@@ -155,7 +156,7 @@ impl Service {
             return Err(Refusal::Registry(RegistryError::TooLarge { limit }));
         }
         let _one_of_few = self.uploads.try_acquire().map_err(|_| Refusal::Busy)?;
-        let (digest, size) = self.registry.put_blob_stream(repository, Some(&digest), limit, body).await?;
+        let size = self.sink.put(repository, &digest, limit, body).await?;
         tracing::debug!(%repository, %digest, size, "a source was uploaded");
         Ok(stored(StatusCode::CREATED, digest, Some(size)))
     }

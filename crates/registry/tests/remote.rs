@@ -37,7 +37,7 @@ enum Door {
     Bearer,
     /// Blobs come from another host.
     Elsewhere(SocketAddr),
-    /// Every third answer is a weak one.
+    /// Every fifth answer is a weak one.
     Weak(Arc<AtomicUsize>),
     /// One byte of every blob is another.
     Damaged,
@@ -143,7 +143,7 @@ async fn answer(
         }
         // A stream cannot be sent again, so its sender hears of it.
         Door::Weak(_) if headers.contains_key(header::TRANSFER_ENCODING) => service.handle(request).await,
-        Door::Weak(count) if count.fetch_add(1, Ordering::SeqCst).is_multiple_of(3) => {
+        Door::Weak(count) if count.fetch_add(1, Ordering::SeqCst).is_multiple_of(5) => {
             text(StatusCode::SERVICE_UNAVAILABLE, header::RETRY_AFTER, "1".into(), "")
         }
         Door::Damaged if is_blob => {

@@ -316,12 +316,20 @@ impl Remote {
         let joint = if place.contains('?') { '&' } else { '?' };
         let place = format!("{place}{joint}digest={digest}");
         let place = join(&self.transport.uri(&at.registry, &path)?, &place).ok_or_else(invalid)?;
-        let mut request = Request::put(place).header(CONTENT_TYPE, "application/octet-stream");
+        let mut request = Request::put(&place).header(CONTENT_TYPE, "application/octet-stream");
         if let Some(size) = size {
             request = request.header(CONTENT_LENGTH, size);
         }
         let request = request.body(body).map_err(|_| invalid())?;
-        self.transport.send_once(&at.registry, &scope, request, &what).await.map(drop)
+        let ended = self.transport.send_once(&at.registry, &scope, request, &what).await.map(drop);
+        if ended.is_err()
+            && let Ok(request) = Request::delete(&place).body(small(Bytes::new()))
+        {
+            // A registry would keep the half of it for a while.
+            let gone = self.transport.send_once(&at.registry, &scope, request, &what).await;
+            tracing::debug!(gone = gone.is_ok(), "an upload was given up");
+        }
+        ended
     }
 
     async fn again<F: Future<Output = Result<(), RemoteError>>>(
