@@ -13,44 +13,66 @@ use super::Unable;
 use super::plan::{HELLO, Layout, PAUSE};
 
 const SOURCES: &str = "tests/cluster";
-const FILES: [&str; 6] = ["go.mod", "go.sum", "main.go", "dns.go", "pause/main.go", "hello/main.go"];
 /// The first Go that fetches a newer one by itself when a module asks for it.
 const OLDEST_GO: u32 = 21;
 
+struct Program {
+    name: &'static str,
+    /// What it is made of, beside Go itself; each is built again when one of its own changes.
+    files: &'static [&'static str],
+    package: &'static str,
+    /// What the image is called whose only content it is.
+    image: Option<&'static str>,
+}
+
+const PROGRAMS: [Program; 3] = [
+    Program { name: "cluster", files: &["go.mod", "go.sum", "main.go", "dns.go"], package: ".", image: None },
+    Program { name: "pause", files: &["pause/main.go"], package: "./pause", image: Some(PAUSE) },
+    Program { name: "hello", files: &["hello/main.go"], package: "./hello", image: Some(HELLO) },
+];
+
 pub fn run(layout: &Layout) -> Result<()> {
-    let stamp = layout.built("stamp");
-    let wanted = fingerprint(Path::new(SOURCES)).context("run it at the top of the repository")?;
-    if std::fs::read_to_string(&stamp).is_ok_and(|built| built == wanted) {
-        return Ok(());
-    }
-    go_version()?;
-    std::fs::create_dir_all(layout.built(""))?;
-    let _ = std::fs::remove_file(&stamp);
-    let module = std::fs::read_to_string(Path::new(SOURCES).join("go.mod"))?;
+    let module =
+        std::fs::read_to_string(Path::new(SOURCES).join("go.mod")).context("run it at the top of the repository")?;
     let version = kubernetes_version(&module).context("tests/cluster/go.mod names no k8s.io/kubernetes")?;
-    eprintln!("cluster: building Kubernetes {version}; the first time takes some ten minutes");
-    go_build(layout, ".", "cluster", &format!("-s -w {}", version_flags(version)))?;
-    for (name, reference) in [("pause", PAUSE), ("hello", HELLO)] {
-        go_build(layout, &format!("./{name}"), name, "-s -w")?;
-        let program = std::fs::read(layout.built(name))?;
-        let archive = crate::image::of_program(&program, name, reference)?;
-        std::fs::write(layout.built(&format!("{name}.tar")), archive)?;
+    let linker = format!("-s -w {}", version_flags(version));
+    for program in &PROGRAMS {
+        let stamp = layout.built(&format!("{}.stamp", program.name));
+        let wanted = fingerprint(program.files, &linker)?;
+        if std::fs::read_to_string(&stamp).is_ok_and(|built| built == wanted) {
+            continue;
+        }
+        go_version()?;
+        std::fs::create_dir_all(layout.built(""))?;
+        let _ = std::fs::remove_file(&stamp);
+        if program.image.is_none() {
+            eprintln!("cluster: building Kubernetes {version}; the first time takes some ten minutes");
+        }
+        go_build(layout, program, &linker)?;
+        finish(layout, program)?;
+        std::fs::write(&stamp, wanted)?;
     }
-    let kubectl = layout.built("kubectl");
-    let _ = std::fs::remove_file(&kubectl);
-    std::os::unix::fs::symlink("cluster", &kubectl)?;
-    std::fs::write(&stamp, wanted)?;
     Ok(())
 }
 
-fn fingerprint(sources: &Path) -> Result<String> {
-    let mut hash = Sha256::new();
-    for file in FILES {
-        let bytes = std::fs::read(sources.join(file)).with_context(|| sources.join(file).display().to_string())?;
-        hash.update(Sha256::digest(&bytes));
+/// What is made of a program: an image, or its second name.
+fn finish(layout: &Layout, program: &Program) -> Result<()> {
+    let Some(reference) = program.image else {
+        let kubectl = layout.built("kubectl");
+        let _ = std::fs::remove_file(&kubectl);
+        return Ok(std::os::unix::fs::symlink(program.name, &kubectl)?);
+    };
+    let bytes = std::fs::read(layout.built(program.name))?;
+    let archive = crate::image::of_program(&bytes, program.name, reference)?;
+    Ok(std::fs::write(layout.built(&format!("{}.tar", program.name)), archive)?)
+}
+
+fn fingerprint(files: &[&str], linker: &str) -> Result<String> {
+    let mut hash = Sha256::new_with_prefix(linker);
+    for file in files {
+        let path = Path::new(SOURCES).join(file);
+        hash.update(Sha256::digest(std::fs::read(&path).with_context(|| path.display().to_string())?));
     }
-    // What is done with them belongs to them.
-    hash.update(include_bytes!("build.rs"));
     Ok(hash.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))
 }
 
@@ -89,16 +111,16 @@ fn version_flags(version: &str) -> String {
     flags.join(" ")
 }
 
-fn go_build(layout: &Layout, package: &str, name: &str, linker: &str) -> Result<()> {
+fn go_build(layout: &Layout, program: &Program, linker: &str) -> Result<()> {
     let status = Command::new("nice")
         .args(["-n", "19", "go", "build", "-buildvcs=false", "-trimpath", "-ldflags", linker, "-o"])
-        .args([layout.built(name).as_path(), Path::new(package)])
+        .args([layout.built(program.name).as_path(), Path::new(program.package)])
         .current_dir(SOURCES)
         .env("GOCACHE", layout.go_cache())
         .env("CGO_ENABLED", "0")
         .status()
         .context("nice go build")?;
-    ensure!(status.success(), "go could not build {name}");
+    ensure!(status.success(), "go could not build {}", program.name);
     Ok(())
 }
 

@@ -11,7 +11,7 @@ pub fn files(layout: &Layout, resolvers: &str) -> Vec<(String, String)> {
     let registry = format!("{HOST_ADDRESS}:{REGISTRY_PORT}");
     let mut files = vec![
         ("containerd.toml".into(), containerd(layout)),
-        (format!("registries/{registry}/hosts.toml"), format!("server = \"http://{registry}\"\n")),
+        (format!("registries/{registry}/hosts.toml"), plain_registry(&registry)),
         ("cni/10-pods.conflist".into(), pod_network().to_string()),
         ("kubelet.json".into(), kubelet(layout).to_string()),
         ("proxy.json".into(), proxy(layout).to_string()),
@@ -51,6 +51,11 @@ state = "/run/containerd"
     )
 }
 
+/// A registry that speaks HTTP; to all others containerd speaks HTTPS.
+fn plain_registry(registry: &str) -> String {
+    format!("server = \"http://{registry}\"\n[host.\"http://{registry}\"]\n  capabilities = [\"pull\", \"resolve\"]\n")
+}
+
 /// Pods hang on a bridge whose packets pass the service rules; the host hides them from the world.
 fn pod_network() -> Value {
     json!({
@@ -78,6 +83,8 @@ fn kubelet(layout: &Layout) -> Value {
         "oomScoreAdj": 0, "failSwapOn": false, "makeIPTablesUtilChains": false,
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "0%", "nodefs.inodesFree": "0%",
             "imagefs.available": "0%", "imagefs.inodesFree": "0%"},
+        // Else a loaded image could no longer be used once a registry has served the same one under another name.
+        "imagePullCredentialsVerificationPolicy": "NeverVerify",
         "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
         "serializeImagePulls": false, "registryPullQPS": 0,
         "kubeAPIQPS": 200, "kubeAPIBurst": 400, "eventRecordQPS": 0, "maxPods": 220,
@@ -173,4 +180,30 @@ pub fn packet_rules() -> String {
 ",
         cable = super::plan::CABLE
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_of_the_host_are_left_out() {
+        let check = |given: &str, want: &str| assert_eq!(resolvers(given), want, "{given}");
+        check("nameserver 192.0.2.53\n", "nameserver 192.0.2.53\n");
+        check("search a\n nameserver\t192.0.2.53 \nnameserver 127.0.0.53\n", "nameserver 192.0.2.53\n");
+        check("# nameserver 192.0.2.53\nnameserver ::1\n", "");
+        check("", "");
+    }
+
+    #[test]
+    fn names_outside_are_asked_for_only_where_they_can_be() {
+        let layout = Layout::choose(Some(std::path::Path::new("/c")), None, None).unwrap();
+        let check = |resolvers: &str, want: bool| {
+            let files = files(&layout, resolvers);
+            let (_, text) = files.iter().find(|(name, _)| name == "Corefile").unwrap();
+            assert_eq!(text.contains("forward"), want, "{resolvers}");
+        };
+        check("nameserver 192.0.2.53\n", true);
+        check("", false);
+    }
 }

@@ -99,25 +99,29 @@ pub fn connect(init: Process) -> Result<()> {
     run("nft", &[&rules])
 }
 
-pub fn disconnect() {
-    let _ = run("ip", &["link", "delete", CABLE]);
+/// The cable goes with the node's end of it, unless it is that of a cluster in another folder: there is one per machine.
+pub fn disconnect() -> Result<()> {
+    let gone = || Ok((!Path::new("/sys/class/net").join(CABLE).exists()).then_some(()));
+    eventually(100, "the end of a cluster whose record is in another folder", gone)?;
     let _ = run("nft", &["delete", "table", "ip", TABLE]);
+    Ok(())
 }
 
-/// The cluster's cgroup in every hierarchy. A new one in `cpuset` has no processors until told.
+/// The cluster's cgroup in every hierarchy that has controllers. A new one in `cpuset` has no processors until told.
 pub fn make_cgroups() -> Result<()> {
-    for hierarchy in hierarchies()? {
+    for hierarchy in Hierarchies::read()?.with_controllers() {
         let group = hierarchy.join(CGROUP);
         std::fs::create_dir_all(&group).with_context(|| group.display().to_string())?;
         for file in ["cpuset.cpus", "cpuset.mems"] {
             if let Ok(all) = std::fs::read(hierarchy.join(file)) {
-                std::fs::write(group.join(file), all)?;
+                let _ = std::fs::write(group.join(file), all);
             }
         }
         // Of cgroup v2 alone: what is below gets the controllers that are here.
-        for above in [&hierarchy, &group] {
-            for controller in std::fs::read_to_string(above.join("cgroup.controllers")).unwrap_or_default().split(' ') {
-                let _ = std::fs::write(above.join("cgroup.subtree_control"), format!("+{}", controller.trim()));
+        for above in [hierarchy, &group] {
+            let controllers = std::fs::read_to_string(above.join("cgroup.controllers")).unwrap_or_default();
+            for controller in controllers.split_whitespace() {
+                let _ = std::fs::write(above.join("cgroup.subtree_control"), format!("+{controller}"));
             }
         }
     }
@@ -126,7 +130,8 @@ pub fn make_cgroups() -> Result<()> {
 
 /// Their processes have ended, but the kernel may still be at it.
 pub fn remove_cgroups() -> Result<()> {
-    for hierarchy in hierarchies()? {
+    let Hierarchies { v1, v2 } = Hierarchies::read()?;
+    for hierarchy in v1.iter().chain(&v2) {
         let group = hierarchy.join(CGROUP);
         eventually(100, "the end of the cgroups", || Ok(remove_tree(&group).ok()))?;
     }
@@ -148,21 +153,31 @@ fn remove_tree(group: &Path) -> std::io::Result<()> {
     std::fs::remove_dir(group)
 }
 
-fn hierarchies() -> Result<Vec<PathBuf>> {
-    Ok(cgroup_mounts(&std::fs::read_to_string("/proc/mounts")?))
+/// Where the kernel's cgroup hierarchies are mounted.
+#[derive(Debug, PartialEq, Eq)]
+struct Hierarchies {
+    v1: Vec<PathBuf>,
+    v2: Vec<PathBuf>,
 }
 
-/// Where the hierarchies are mounted. Beside those of v1, the one of v2 has no controllers and no use.
-fn cgroup_mounts(mounts: &str) -> Vec<PathBuf> {
-    let of_type = |wanted: &str| -> Vec<PathBuf> {
-        let lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-        lines
-            .filter(|fields| fields.get(2) == Some(&wanted))
-            .filter_map(|fields| fields.get(1).map(PathBuf::from))
-            .collect()
-    };
-    let v1 = of_type("cgroup");
-    if v1.is_empty() { of_type("cgroup2") } else { v1 }
+impl Hierarchies {
+    fn read() -> Result<Self> {
+        Ok(Self::parse(&std::fs::read_to_string("/proc/mounts")?))
+    }
+
+    fn parse(mounts: &str) -> Self {
+        let of_type = |wanted: &str| {
+            let lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+            let wanted = lines.filter(|fields| fields.get(2) == Some(&wanted));
+            wanted.filter_map(|fields| fields.get(1).map(PathBuf::from)).collect()
+        };
+        Self { v1: of_type("cgroup"), v2: of_type("cgroup2") }
+    }
+
+    /// Beside v1, that of v2 has none; the container runtime enters it all the same.
+    fn with_controllers(&self) -> &[PathBuf] {
+        if self.v1.is_empty() { &self.v2 } else { &self.v1 }
+    }
 }
 
 /// What must be installed, by the paths that Debian's packages give it.
@@ -211,15 +226,20 @@ mod tests {
 
     #[test]
     fn hierarchies_are_found() {
-        let check = |given: &str, want: &[&str]| {
-            assert_eq!(cgroup_mounts(given), want.iter().map(PathBuf::from).collect::<Vec<_>>(), "{given}");
+        let check = |given: &str, v1: &[&str], v2: &[&str], controllers: &[&str]| {
+            let paths = |list: &[&str]| list.iter().map(PathBuf::from).collect::<Vec<_>>();
+            let found = Hierarchies::parse(given);
+            assert_eq!(found, Hierarchies { v1: paths(v1), v2: paths(v2) }, "{given}");
+            assert_eq!(found.with_controllers(), paths(controllers), "{given}");
         };
         check(
             "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
              cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n",
             &["/sys/fs/cgroup/cpu"],
+            &["/sys/fs/cgroup/unified"],
+            &["/sys/fs/cgroup/cpu"],
         );
-        check("cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0", &["/sys/fs/cgroup"]);
-        check("", &[]);
+        check("cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0", &[], &["/sys/fs/cgroup"], &["/sys/fs/cgroup"]);
+        check("", &[], &[], &[]);
     }
 }

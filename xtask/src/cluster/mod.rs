@@ -24,7 +24,8 @@ use nix::fcntl::{Flock, FlockArg};
 use host::{Process, Record};
 use plan::{Layout, NODE, RUNTIME_SOCKET, components};
 
-const USAGE: &str = "usage: cargo xtask cluster up|down|check|load IMAGE.tar...|stop COMPONENT|start COMPONENT";
+const USAGE: &str =
+    "usage: cargo xtask cluster up|down|check|load IMAGE.tar...|stop COMPONENT|start COMPONENT|signal COMPONENT SIGNAL";
 /// For scripts: this machine cannot have a cluster, so tests that need one are skipped.
 const UNABLE: u8 = 3;
 
@@ -59,6 +60,7 @@ fn act(arguments: &[String]) -> Result<ExitCode> {
         ["load", ref images @ ..] if !images.is_empty() => load_all(&layout, images)?,
         ["stop", name] => stop(&layout, name)?,
         ["start", name] => start(&layout, name)?,
+        ["signal", name, signal] => send(&layout, known(&layout, name)?, signal)?,
         // Not for people: what `up` starts inside.
         ["init"] => init::run(&layout)?,
         _ => {
@@ -72,9 +74,10 @@ fn act(arguments: &[String]) -> Result<ExitCode> {
 fn up(layout: &Layout) -> Result<()> {
     able()?;
     let _lock = lock(layout)?;
-    if live(layout).is_err() {
-        build::run(layout)?;
+    let answers = || kubectl(layout, &["get", "--raw=/readyz"]);
+    if live(layout).and_then(|_| answers()).is_err() {
         clean(layout)?;
+        build::run(layout)?;
         if let Err(error) = begin(layout).and_then(|()| settle(layout)) {
             clean(layout)?;
             return Err(error.context(format!("the cluster did not come up; see {}", layout.logs().display())));
@@ -121,7 +124,7 @@ fn clean(layout: &Layout) -> Result<()> {
         record.init.end()?;
         record.keeper.end()?;
     }
-    host::disconnect();
+    host::disconnect()?;
     host::remove_cgroups()?;
     for file in [layout.record(), layout.admin()] {
         let _ = std::fs::remove_file(file);
@@ -243,17 +246,24 @@ fn load(layout: &Layout, image: &Path) -> Result<()> {
 
 /// Kills a component and keeps it down.
 fn stop(layout: &Layout, name: &str) -> Result<()> {
-    let record = live(layout)?;
     let name = known(layout, name)?;
     std::fs::write(layout.stopped(name), "")?;
     eventually(100, "the end of the component", || {
-        let Ok(pid) = std::fs::read_to_string(layout.running(name)) else {
-            return Ok(Some(()));
-        };
-        let inside = ["--target", &record.init.pid.to_string(), "--mount", "--pid", "--", "kill", "-9", &pid];
-        let _ = host::run("nsenter", &inside);
-        Ok(None)
+        let runs = layout.running(name).exists();
+        if runs {
+            // It may have ended since, and be about to be noticed.
+            let _ = send(layout, name, "KILL");
+        }
+        Ok((!runs).then_some(()))
     })
+}
+
+/// To a component that runs: `STOP` and `CONT` make a slow one, `KILL` one that crashes and comes back.
+fn send(layout: &Layout, name: &str, signal: &str) -> Result<()> {
+    let record = live(layout)?;
+    let pid = std::fs::read_to_string(layout.running(name)).with_context(|| format!("{name} does not run"))?;
+    let inside = ["--target", &record.init.pid.to_string(), "--mount", "--pid", "--"];
+    host::run("nsenter", &[&inside[..], &["sh", "-c", "kill -s \"$0\" \"$1\"", signal, &pid]].concat())
 }
 
 /// Lets a stopped component run again.

@@ -250,3 +250,56 @@ fn kubernetes(layout: &Layout, name: &'static str, flags: &[(&str, String)]) -> 
 fn path(path: &Path) -> String {
     path.display().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_is_chosen() {
+        let check = |chosen: Option<&str>, cache: Option<&str>, home: Option<&str>, want: Option<&str>| {
+            let [chosen, cache, home] = [chosen, cache, home].map(|path| path.map(Path::new));
+            let layout = Layout::choose(chosen, cache, home);
+            assert_eq!(layout.as_ref().ok().map(Layout::dir), want.map(Path::new), "{chosen:?} {cache:?} {home:?}");
+        };
+        check(None, None, Some("/home/a"), Some("/home/a/.cache/dhow/cluster"));
+        check(None, Some("/cache"), Some("/home/a"), Some("/cache/dhow/cluster"));
+        check(Some("/mine"), Some("/cache"), Some("/home/a"), Some("/mine"));
+        check(None, None, None, None);
+        check(Some("mine"), None, None, None);
+        check(Some("/var/lib/mine"), None, None, None);
+        check(Some("/run/mine"), None, None, None);
+        check(Some("/runs/mine"), None, None, Some("/runs/mine"));
+    }
+
+    /// Every file of the state folder that a command line or another file names is one that is written.
+    #[test]
+    fn named_files_are_made() {
+        let layout = Layout { dir: "/c".into() };
+        let files = super::super::config::files(&layout, "nameserver 192.0.2.1\n");
+        let pairs = super::super::pki::make().unwrap();
+        let mut made: Vec<PathBuf> = files.iter().map(|(name, _)| layout.config(name)).collect();
+        made.extend(pairs.iter().flat_map(|pair| [layout.certificate(pair.name), layout.key(pair.name)]));
+        made.extend(["cni", "registries"].map(|folder| layout.config(folder)));
+        let arguments = components(&layout).into_iter().flat_map(|component| component.arguments);
+        let texts: Vec<String> = arguments.chain(files.into_iter().map(|(_, text)| text)).collect();
+        let mut named = 0;
+        for text in &texts {
+            for at in text.match_indices("/c/state").map(|(at, _)| at) {
+                let path = text[at..].split(['"', ' ', '\n']).next().unwrap();
+                assert!(made.contains(&PathBuf::from(path)), "nobody makes {path}");
+                named += 1;
+            }
+        }
+        assert!(named > 40, "{named}");
+    }
+
+    #[test]
+    fn components_are_told_apart() {
+        let layout = Layout { dir: "/c".into() };
+        let mut names: Vec<&str> = components(&layout).iter().map(|component| component.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), 8);
+    }
+}
