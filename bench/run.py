@@ -4,6 +4,7 @@
 Prints a table and writes bench/results/<date>-<commit>.json. Every figure stands beside a peer's as a ratio, with the
 share of the time that the CPUs were idle just before, since other work on the machine moves everything.
 """
+import concurrent.futures
 import contextlib
 import datetime
 import json
@@ -147,6 +148,26 @@ def cold_starts(platform):
     return rows
 
 
+def burst(platform):
+    """Twenty simultaneous calls of one second to a default function at zero: each gets an instance of its own."""
+    slow = "import os, time\n\ndef handle(request):\n    time.sleep(1)\n    return os.environ['HOSTNAME']\n"
+    platform.deploy("slow", {"main.py": slow})
+    took, distinct = [], []
+    idle = quiet()
+    for _ in range(5):
+        platform.run(DHOW, "scale", "slow", "--to", "0")
+        time.sleep(0.5)
+        begin = time.perf_counter()
+        with concurrent.futures.ThreadPoolExecutor(20) as callers:
+            answers = list(callers.map(lambda _: request(platform.gateway, "slow.default.localhost")[1], range(20)))
+        took.append(time.perf_counter() - begin)
+        distinct.append(len({re.search(rb"slow-\d+-deployment-\w+-\w+", answer)[0] for answer in answers}))
+    return [
+        {"what": "20 calls of 1 s at once from zero, until all ended", "unit": "s", "value": statistics.median(took), "target": 2.5, "idle": idle},
+        {"what": "the same, distinct instances at least", "unit": "", "value": min(distinct), "target": 20, "idle": idle},
+    ]
+
+
 def warm():
     """Keep-alive requests through dhow's gateway, nginx and HAProxy, each pinned alone to the first processor, in front
     of the same nginx that answers from memory; the load generator and the back end share the second."""
@@ -236,7 +257,7 @@ def show(rows):
 
 
 def main():
-    only = sys.argv[1:] or ["footprint", "cold", "warm"]
+    only = sys.argv[1:] or ["footprint", "cold", "burst", "warm"]
     rows = []
     if "footprint" in only:
         rows += footprint()
@@ -244,6 +265,12 @@ def main():
         platform = Platform()
         try:
             rows += cold_starts(platform)
+        finally:
+            platform.stop()
+    if "burst" in only:
+        platform = Platform()
+        try:
+            rows += burst(platform)
         finally:
             platform.stop()
     if "warm" in only:

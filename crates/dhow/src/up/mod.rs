@@ -84,8 +84,8 @@ async fn run_rooms(
 ) -> Result<()> {
     let mut metrics = Metrics::default();
     metrics.register_collector(Box::new(storage::Counting(store.clone())));
-    let gateway =
-        Gateway::bind(settings.gateway(provider.host_address()), &mut metrics).map_err(settings::with_flag)?;
+    let gateway = Gateway::bind(settings.gateway(provider.host_address()), &mut metrics)
+        .map_err(|error| settings::with_flag(error, settings.gateway))?;
     let endpoints = endpoints(&bound, &gateway, provider);
     if let Some(internal) = gateway.addresses().internal {
         provider.permit(internal).await.context("opening the gateway to instances")?;

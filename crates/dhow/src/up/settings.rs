@@ -142,9 +142,12 @@ impl Settings {
 }
 
 /// The gateway does not know which flag its address came from.
-pub fn with_flag(error: gateway::GatewayError) -> anyhow::Error {
+pub fn with_flag(error: gateway::GatewayError, public: SocketAddr) -> anyhow::Error {
     match error {
-        gateway::GatewayError::Bind { .. } => anyhow::anyhow!("{error}; choose another with --gateway-listen"),
+        gateway::GatewayError::Bind { address, .. } => {
+            let flag = if address == public { "--gateway-listen" } else { "--gateway-internal-listen" };
+            anyhow::anyhow!("{error}; choose another with {flag}")
+        }
         other => other.into(),
     }
 }

@@ -47,13 +47,12 @@ async fn twenty_slow_calls_get_twenty_instances() {
         return;
     }
     let platform = Platform::start().await;
-    let slow = "import os, time\n\ndef handle(request):\n    time.sleep(1)\n    return os.environ['HOSTNAME']\n";
+    let slow = "import os, time\n\ndef handle(request):\n    time.sleep(5)\n    return os.environ['HOSTNAME']\n";
     platform.deploy("slow", &[("main.py", slow)]);
     platform.scale_to_zero("slow");
-    let begin = tokio::time::Instant::now();
+    // Long calls, so that a busy machine starts the last instance before the first is free; how long one-second calls
+    // take is measured by the benchmark.
     let replies = at_once(&platform, "slow", 20).await;
-    let took = begin.elapsed();
     let pods: BTreeSet<String> = replies.iter().map(Reply::text).collect();
     assert_eq!(pods.len(), 20, "every simultaneous event has an instance of its own: {pods:?}");
-    println!("20 concurrent 1 s calls from zero took {took:?}");
 }

@@ -59,7 +59,7 @@ async fn killed_at_random_moments() {
         })
         .await;
     }
-    let slot = slot(&platform);
+    let slot = platform.slot();
     assert_eq!(platform.stop().await, 0, "{}", platform.log());
     let left = footprint(&slot);
     let nothing = (left.sandboxed_processes, left.cgroups, left.links, left.tables, left.mounts);
@@ -114,11 +114,4 @@ fn check_survivors(
             acknowledged.insert(name);
         }
     }
-}
-
-/// The machine-wide slot that the platform holds.
-fn slot(platform: &Platform) -> String {
-    let text = std::fs::read(platform.data_dir().join("endpoints.json")).expect("endpoints.json");
-    let endpoints: Value = serde_json::from_slice(&text).expect("JSON");
-    endpoints["slot"].as_u64().expect("a slot").to_string()
 }

@@ -150,6 +150,13 @@ impl Platform {
         endpoints[name].as_str().unwrap_or_else(|| panic!("no endpoint {name} in {endpoints}")).to_owned()
     }
 
+    /// The machine-wide slot that the platform holds.
+    pub fn slot(&self) -> String {
+        let text = std::fs::read(self.data_dir().join("endpoints.json")).expect("endpoints.json");
+        let endpoints: Value = serde_json::from_slice(&text).expect("JSON");
+        endpoints["slot"].as_u64().expect("a slot").to_string()
+    }
+
     pub fn dhow(&self, args: &[&str]) -> Output {
         let output = Command::new(DHOW).args(args).env("DHOW_KUBECONFIG", self.kubeconfig()).output();
         output.expect("dhow runs")

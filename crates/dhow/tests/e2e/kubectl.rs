@@ -106,6 +106,88 @@ async fn apply_edit_wait_and_delete_a_function() {
 }
 
 #[tokio::test]
+async fn lists_and_several_documents() {
+    if !root() || kubectl().is_none() {
+        return;
+    }
+    let platform = Platform::start().await;
+    let function = |name: &str| {
+        json!({
+            "apiVersion": "dhow.dev/v1alpha1", "kind": "Function", "metadata": {"name": name},
+            "spec": {"source": {"inline": {"files": {"main.py": "def handle(request):\n    return 'ok'\n"}}}},
+        })
+    };
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "map"}, "data": {"a": "1"}});
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": [map, function("listed")]}).to_string();
+    let document = |name: &str| {
+        let head = format!("apiVersion: dhow.dev/v1alpha1\nkind: Function\nmetadata: {{name: {name}}}\n");
+        head + "spec: {source: {inline: {files: {main.py: \"def handle(r):\\n    return 'ok'\\n\"}}}}\n"
+    };
+    let documents = format!("{}---\n{}", document("first"), document("second"));
+    for (file, text) in [("list.json", list), ("documents.yaml", documents)] {
+        let path = platform.dir.path().join(file);
+        std::fs::write(&path, text).expect("written");
+        let path = path.to_str().expect("UTF-8");
+        assert_eq!(platform.kubectl_ok(&["apply", "-f", path]).matches("created").count(), 2, "{file}");
+        assert_eq!(platform.kubectl_ok(&["apply", "-f", path]).matches("unchanged").count(), 2, "{file}");
+    }
+    platform.kubectl_ok(&["wait", "--for=condition=Ready", "function", "--all", "--timeout=60s"]);
+    assert_eq!(platform.get("listed", "/").await.text(), "ok");
+}
+
+#[tokio::test]
+async fn edit_wait_and_watch_every_kind() {
+    if !root() || kubectl().is_none() {
+        return;
+    }
+    let platform = Platform::start().await;
+    platform.deploy("hello", HELLO);
+    let pod = platform.pods("hello").pop().expect("a pod");
+    let editor = platform.dir.path().join("editor.sh");
+    std::fs::write(
+        &editor,
+        "#!/bin/sh\nsed -i 's|^  labels:$|  labels:\\n    example.org/'\"$MARK\"': \"yes\"|' \"$1\"\n",
+    )
+    .expect("written");
+    std::fs::set_permissions(&editor, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
+    for (kind, name, condition) in [
+        // First, since a new label of the Revision makes new pods.
+        ("pod", pod.as_str(), "condition=Ready"),
+        ("ksvc", "hello", "condition=Ready"),
+        ("revision", "hello-00001", "condition=Ready"),
+        ("deployment", "hello-00001-deployment", "condition=Available"),
+    ] {
+        // A label travels to what is made from an object, so each kind has its own.
+        let mark = format!("edited-{kind}");
+        platform.kubectl_ok(&["wait", &format!("--for={condition}"), &format!("{kind}/{name}"), "--timeout=60s"]);
+        let mut watching = Command::new(kubectl().expect("checked"))
+            .args(["get", kind, name, "-w", "-o", "jsonpath={.metadata.labels}{\"\\n\"}"])
+            .env("KUBECONFIG", platform.kubeconfig())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("kubectl runs");
+        let mut lines = BufReader::new(watching.stdout.take().expect("piped")).lines();
+        assert!(lines.next().is_some_and(|line| line.is_ok_and(|line| !line.contains(&mark))), "{kind}: as it is");
+        let edited = Command::new(kubectl().expect("checked"))
+            .args(["edit", kind, name])
+            .env("KUBECONFIG", platform.kubeconfig())
+            .env("KUBE_EDITOR", &editor)
+            .env("MARK", &mark)
+            .output()
+            .expect("kubectl runs");
+        assert!(edited.status.success(), "{kind}: {}", said(&edited));
+        assert!(lines.any(|line| line.is_ok_and(|line| line.contains(&mark))), "{kind}: get -w sees the edit");
+        watching.kill().expect("killed");
+        watching.wait().expect("reaped");
+        assert_eq!(platform.object(kind, name)["metadata"]["labels"][format!("example.org/{mark}")], "yes", "{kind}");
+    }
+    platform.kubectl_ok(&["wait", "--for=jsonpath={.status.url}", "ksvc/hello", "--timeout=10s"]);
+    let pod = platform.pods("hello").pop().expect("a pod");
+    platform.kubectl_ok(&["delete", "pod", &pod, "--wait=false"]);
+    platform.kubectl_ok(&["wait", "--for=delete", &format!("pod/{pod}"), "--timeout=60s"]);
+}
+
+#[tokio::test]
 async fn edit_and_delete_the_generated_kinds() {
     if !root() || kubectl().is_none() {
         return;
@@ -205,10 +287,14 @@ async fn errors_are_worded_as_kubernetes_words_them() {
         ("spec: {source: {}}\n", "expected exactly one of blob, inline"),
         ("spec: {runtime: cobol, source: {inline: {files: {main.py: x}}}}\n", "spec.runtime"),
         ("spec: {source: {inline: {files: {../main.py: x}}}}\n", "without '..'"),
+        ("spec: {source: {inline: {files: {main.py: x}}}, env: [{name: PORT}]}\n", "reserved environment variable"),
+        ("spec: {source: {inline: {files: {main.py: x}}}, resources: {limits: {memory: lots}}}\n", "is no quantity"),
     ] {
         let said = apply(&format!("{head}{spec}"));
         assert!(said.contains(want), "{spec}: {said}");
     }
+    let dotted = head.replace("bad", "a.b");
+    assert!(apply(&format!("{dotted}spec: {{source: {{inline: {{files: {{main.py: x}}}}}}}}\n")).contains("DNS-1035"));
     let missing = said(&platform.kubectl(&["get", "function", "nobody"]));
     assert!(missing.contains(r#"Error from server (NotFound): functions.dhow.dev "nobody" not found"#), "{missing}");
 }

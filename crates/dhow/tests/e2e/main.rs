@@ -8,5 +8,6 @@ mod crash;
 mod function;
 mod gateway;
 mod harness;
+mod interrupted;
 mod kubectl;
 mod sandbox;
