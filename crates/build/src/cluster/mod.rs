@@ -171,7 +171,7 @@ pub async fn run(client: Client, config: ClusterConfig, shutdown: CancellationTo
     }
 
     let policy = policy(&config, &caches, applier.clone());
-    let builds = Builds { caches, applier, remote, config: Arc::new(config) };
+    let builds = Builds { caches, applier, remote, config: Arc::new(config), shutdown: shutdown.clone() };
     let (builds, policy) = tokio::join!(builds.controller().run(shutdown.clone()), policy.run(shutdown));
     serving.cancel();
     while servers.join_next().await.is_some() {}
@@ -213,20 +213,24 @@ struct Builds {
     applier: Applier,
     remote: Remote,
     config: Arc<ClusterConfig>,
+    shutdown: CancellationToken,
 }
+
+/// Sources that are looked at at the same time.
+const WORKERS: usize = 4;
 
 impl Builds {
     fn controller(self) -> Controller<Key> {
         fn of_build<K: Kind>(change: &reconcile::Change<K>) -> Vec<Key> {
             change.either().filter_map(|object| children::build_of(object.as_ref())).take(1).collect()
         }
-        let (caches, workers) = (self.caches.clone(), self.config.per_namespace.max(2));
+        let caches = self.caches.clone();
         let controller = Controller::new("build", move |key: Key| {
             let builds = self.clone();
             async move { builds.work(&key).await }
         });
         controller
-            .workers(workers)
+            .workers(WORKERS)
             .watch(&caches.of::<Build>(), reconcile::runner::itself)
             .watch(&caches.of::<Job>(), of_build)
             .watch(&caches.of::<Pod>(), of_build)
@@ -239,7 +243,10 @@ impl Builds {
             && let Some(build) = inputs.build.clone()
         {
             self.applier.apply(&decision.plan).await?;
-            let prepared = prepare::prepare(&self.remote, &self.config, &build).await;
+            let prepared = tokio::select! {
+                prepared = prepare::prepare(&self.remote, &self.config, &build) => prepared,
+                () = self.shutdown.cancelled() => return Ok(None),
+            };
             // The world went on meanwhile.
             inputs = plan::gather(&self.caches, key, &self.config);
             inputs.prepared = Some(prepared);
