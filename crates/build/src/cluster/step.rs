@@ -216,11 +216,17 @@ fn layers(order: &PushOrder, known: Vec<LayerSource>) -> Result<Made, Stop> {
     let prefix = image::adapter_prefix(order.runtime);
     let (mut installed, mut rest) = (known, vec![]);
     if installed.is_empty() {
-        let (folder, inside, adapter) = match order.runtime {
-            Runtime::Python => {
-                ("deps", "deps/python", layers::from_result(&order.result, "dhow", &prefix, file("dhow"))?)
-            }
-            Runtime::Node => ("deps/node_modules", "deps/node_modules", None),
+        let (folder, inside) = match order.runtime {
+            Runtime::Python => ("deps", "deps/python"),
+            Runtime::Node => ("deps/node_modules", "deps/node_modules"),
+        };
+        let adapter = match order.runtime {
+            // With bytecode, or as it came where an author's code has removed that.
+            Runtime::Python => match layers::from_result(&order.result, "dhow", &prefix, file("dhow"))? {
+                None => Some(layers::from_folder(&order.source.join("adapter"), &prefix, file("dhow"))?),
+                compiled => compiled,
+            },
+            Runtime::Node => None,
         };
         let deps = match &order.manifest {
             Some(_) => layers::from_result(&order.result, folder, inside, file("deps"))?,
