@@ -146,6 +146,7 @@ async fn past_its_memory_limit() {
         if pods.contains("OOMKilled") { Ok(()) } else { Err(pods) }
     })
     .await;
+    assert!(platform.kubectl_ok(&["describe", "pods"]).contains("OOMKilled"), "and kubectl describe says it");
     eventually("another instance answers", || async {
         let reply = platform.get("greedy", "/").await;
         if reply.text() == "ok" { Ok(()) } else { Err(reply.text()) }

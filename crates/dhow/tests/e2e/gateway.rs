@@ -31,12 +31,13 @@ async def app(scope, receive, send):
 "#;
 
 #[tokio::test]
-async fn http2_with_prior_knowledge() {
+async fn http2_with_prior_knowledge_from_zero() {
     if !root() {
         return;
     }
     let platform = Platform::start().await;
     platform.deploy("hello", HELLO);
+    platform.scale_to_zero("hello");
     let stream = tokio::net::TcpStream::connect(platform.endpoint("gateway")).await.expect("connected");
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("h2");

@@ -353,6 +353,24 @@ pub fn footprint(slot: &str) -> Footprint {
     }
 }
 
+/// The shares of a processor that the platform's cgroups may use at most, those without a limit left out.
+pub fn cpu_shares(slot: &str) -> Vec<f64> {
+    let number = |dir: &str, file: &str| -> Option<f64> {
+        std::fs::read_to_string(Path::new(dir).join(file)).ok()?.trim().parse().ok()
+    };
+    let of_group = |dir: &String| match number(dir, "cpu.cfs_quota_us") {
+        Some(quota) => Some(quota / number(dir, "cpu.cfs_period_us")?),
+        None => {
+            let text = std::fs::read_to_string(Path::new(dir).join("cpu.max")).ok()?;
+            let (quota, period) = text.trim().split_once(' ')?;
+            Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
+        }
+    };
+    let prefix = format!("dhow-{slot}");
+    let groups = walk_dirs(Path::new("/sys/fs/cgroup")).into_iter().filter(|d| d.contains(&prefix));
+    groups.filter_map(|dir| of_group(&dir)).filter(|share| *share > 0.0).collect()
+}
+
 fn walk_dirs(dir: &Path) -> Vec<String> {
     let mut found = vec![];
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {

@@ -55,6 +55,7 @@ def handle(request):
         'io_uring': call(425, 1, 0), 'hostname': socket.gethostname(),
         'raw': code(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW) and 'opened'),
         'environment': sorted(os.environ),
+        'namespaces': {n: os.readlink('/proc/self/ns/' + n) for n in ('mnt', 'pid', 'ipc', 'uts', 'net')},
     }
 "#;
 
@@ -90,6 +91,10 @@ async fn every_property_of_the_sandbox() {
     for secret in ["TOKEN", "KUBECONFIG", "DHOW_KUBECONFIG", "SSH_AUTH_SOCK"] {
         assert!(!visible.iter().any(|name| name.contains(secret)), "{visible:?}");
     }
+    for (namespace, inside) in seen["namespaces"].as_object().expect("names") {
+        let outside = std::fs::read_link(format!("/proc/self/ns/{namespace}")).expect("the host's");
+        assert_ne!(inside.as_str().expect("a link"), outside.to_str().expect("UTF-8"), "{namespace} is the host's");
+    }
     // The request's own connection and the server's machinery are there; nothing of the platform's is.
     let open = seen["descriptors"].as_array().expect("numbers").len();
     assert!(open <= 16, "{seen}");
@@ -114,6 +119,10 @@ async fn the_network_rules() {
     targets.push((other_ip, "8080".to_owned()));
     targets.push(("169.254.169.254".to_owned(), "80".to_owned()));
     targets.push(("127.0.0.1".to_owned(), port.to_string()));
+    let internal = platform.endpoint("gateway_internal");
+    let (host, port) = internal.rsplit_once(':').expect("an address");
+    let seen = platform.get("probe", &format!("/connect?host={host}&port={port}")).await.text();
+    assert_eq!(seen, "connected", "the network is there: the gateway's side for pods can be reached");
     for (host, port) in targets {
         let seen = platform.get("probe", &format!("/connect?host={host}&port={port}")).await.text();
         assert_ne!(seen, "connected", "a pod reached {host}:{port}");
@@ -126,6 +135,26 @@ fn addresses_of_the_host() -> Vec<String> {
     let fields = text.lines().filter_map(|l| l.split_whitespace().nth(3));
     let all = fields.filter_map(|a| a.split('/').next()).filter(|a| !a.starts_with("127.")).map(str::to_owned);
     all.collect()
+}
+
+#[tokio::test]
+async fn the_cpu_limit_is_the_kernels() {
+    if !root() {
+        return;
+    }
+    let platform = Platform::start().await;
+    let manifest = serde_json::json!({
+        "apiVersion": "dhow.dev/v1alpha1", "kind": "Function", "metadata": {"name": "fifth"},
+        "spec": {"runtime": "python", "resources": {"limits": {"cpu": "200m"}}, "source": {"inline": {"files": {
+            "main.py": "def handle(request):\n    return open('/proc/self/cgroup').read()\n"}}}},
+    });
+    let path = platform.dir.path().join("fifth.json");
+    std::fs::write(&path, manifest.to_string()).expect("written");
+    platform.kubectl_ok(&["apply", "-f", path.to_str().expect("UTF-8")]);
+    platform.kubectl_ok(&["wait", "--for=condition=Ready", "function/fifth", "--timeout=60s"]);
+    assert_eq!(platform.get("fifth", "/").await.status.as_u16(), 200);
+    let shares = crate::harness::cpu_shares(&platform.slot());
+    assert!(shares.iter().any(|share| (share - 0.2).abs() < 0.001), "a fifth of a processor: {shares:?}");
 }
 
 #[tokio::test]
@@ -169,6 +198,18 @@ async fn without_root_it_says_what_is_missing() {
         missing.iter().any(|m| m.as_str().is_some_and(|m| m.contains("root"))),
         "says what would help: {missing:?}"
     );
+    let text = dhow(&["status"]);
+    for sentence in missing.iter().filter_map(Value::as_str) {
+        assert!(text.contains(sentence), "{sentence}: {text}");
+    }
+    if let Some(kubectl) = crate::harness::kubectl() {
+        let mut command = std::process::Command::new(kubectl);
+        command.args(["get", "nodes", "-o", "json"]).env("KUBECONFIG", data.join("kubeconfig"));
+        let nodes: Value = serde_json::from_slice(&command.output().expect("kubectl runs").stdout).expect("JSON");
+        let conditions = nodes["items"][0]["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let isolation = conditions.into_iter().find(|c| c["type"] == "IsolationComplete").unwrap_or_default();
+        assert_eq!((&isolation["status"], &isolation["reason"]), (&"False".into(), &"Incomplete".into()), "{nodes}");
+    }
     assert!(said().contains("isolation"), "the log says so too: {}", said());
     let source = dir.path().join("hello");
     crate::harness::write_files(&source, crate::function::HELLO);
