@@ -144,6 +144,15 @@ impl Platform {
         status.code().unwrap_or(-1)
     }
 
+    /// Stops it cleanly; nothing of it may be left on the machine then.
+    pub async fn stop_and_count(&mut self) {
+        let slot = self.slot();
+        assert_eq!(self.stop().await, 0, "{}", self.log());
+        let left = footprint(&slot);
+        let none = Footprint { sandboxed_processes: 0, cgroups: 0, links: 0, tables: 0, mounts: 0 };
+        assert_eq!(left, none);
+    }
+
     pub fn endpoint(&self, name: &str) -> String {
         let text = std::fs::read(self.data_dir().join("endpoints.json")).expect("endpoints.json");
         let endpoints: Value = serde_json::from_slice(&text).expect("JSON");

@@ -3,7 +3,7 @@
 use http::Request;
 
 use crate::function::HELLO;
-use crate::harness::{Platform, eventually, footprint, kubectl, root};
+use crate::harness::{Platform, eventually, kubectl, root};
 
 #[tokio::test]
 async fn sigterm_in_the_middle_of_a_request_lets_it_finish() {
@@ -68,7 +68,7 @@ async fn sigterm_and_sigkill_in_the_middle_of_a_build() {
         })
         .await;
     }
-    stop_and_count(&mut platform).await;
+    platform.stop_and_count().await;
 }
 
 #[tokio::test]
@@ -97,15 +97,7 @@ async fn sigkill_in_the_middle_of_a_request() {
         if reply.text() == "ok" { Ok(()) } else { Err(reply.text()) }
     })
     .await;
-    stop_and_count(&mut platform).await;
-}
-
-/// Nothing of this platform may be left on the machine.
-async fn stop_and_count(platform: &mut Platform) {
-    let slot = platform.slot();
-    assert_eq!(platform.stop().await, 0, "{}", platform.log());
-    let left = footprint(&slot);
-    assert_eq!((left.sandboxed_processes, left.cgroups, left.links, left.tables), (0, 0, 0, 0), "{left:?}");
+    platform.stop_and_count().await;
 }
 
 #[tokio::test]
@@ -132,4 +124,5 @@ async fn sigterm_and_sigkill_in_the_middle_of_a_deploy() {
         })
         .await;
     }
+    platform.stop_and_count().await;
 }
