@@ -148,7 +148,10 @@ impl Platform {
     pub async fn stop_and_count(&mut self) {
         let slot = self.slot();
         assert_eq!(self.stop().await, 0, "{}", self.log());
+        // Another platform of this machine may take the slot at once: what is counted must be nobody's.
+        let lock = eventually("the slot is free", || async { hold(&slot).ok_or("held by another platform") }).await;
         let left = footprint(&slot);
+        drop(lock);
         let none = Footprint { sandboxed_processes: 0, cgroups: 0, links: 0, tables: 0, mounts: 0 };
         assert_eq!(left, none);
     }
@@ -342,7 +345,13 @@ pub struct Footprint {
     pub mounts: usize,
 }
 
-/// What is left of platforms whose slot nobody holds. Only meaningful while no other platform of the machine starts.
+/// Keeps platforms that start from taking the slot.
+fn hold(slot: &str) -> Option<nix::fcntl::Flock<std::fs::File>> {
+    let file = std::fs::File::open(format!("/run/dhow/slots/{slot}.lock")).expect("the slot's lock");
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).ok()
+}
+
+/// What is left of platforms whose slot nobody holds. Only meaningful while no other platform can take it.
 pub fn footprint(slot: &str) -> Footprint {
     let run = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).output();
