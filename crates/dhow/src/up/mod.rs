@@ -92,6 +92,7 @@ async fn run_rooms(
     }
     let registry = registry::Registry::open(&settings.data_dir.join("registry"))?;
     let feed = gateway.feed();
+    let mut synced = feed.synced();
     let started = Arc::new(move |started| feed.started(&started));
     let node = node::Node::new(settings.node(&endpoints.registry, registry.clone(), provider.clone(), started));
     let mut tasks = Supervisor::new(&PHASES);
@@ -120,6 +121,11 @@ async fn run_rooms(
     tasks.spawn(API, "housekeeping", OnExit::ShutDown, |token| housekeeping.run(token));
 
     bootstrap::publish(&client, settings, &endpoints).await?;
+    // Ready means, too, that a host the gateway does not know does not exist.
+    tokio::select! {
+        _ = synced.wait_for(|synced| *synced) => {}
+        error = tasks.failed() => return Err(error.into()),
+    }
     let kubeconfig = credentials::kubeconfig(endpoints.api.parse()?, &authority, &token);
     daemon::files::write_atomically(&settings.data_dir.join("kubeconfig"), 0o600, kubeconfig.as_bytes())?;
     let text = serde_json::to_vec(&endpoints)?;
