@@ -8,8 +8,11 @@ pub const GROUP: &str = "dhow.dev";
 pub const SYSTEM_NAMESPACE: &str = "dhow-system";
 /// The ConfigMap in [`SYSTEM_NAMESPACE`] that publishes the gateway's and the platform API's URLs.
 /// Keys: `gateway` and `platform`, each an absolute `http://host:port`; `domain`, the domain of public hosts;
-/// `maxSource`, the most bytes of a packed source that the platform takes.
+/// `maxSource`, the most bytes of a packed source that the platform takes; `audience`, for which a ServiceAccount's token
+/// allows uploads to its namespace. Where an address is missing, people reach it through the Kubernetes API.
 pub const ENDPOINTS_CONFIG_MAP: &str = "dhow-endpoints";
+/// What a token is for that allows uploads on a cluster: nobody's credentials for the cluster itself are asked for.
+pub const UPLOAD_AUDIENCE: &str = "dhow.dev";
 /// The prefix of every field manager: `dhow-<controller>`.
 pub const FIELD_MANAGER_PREFIX: &str = "dhow-";
 /// The namespace that holds node leases.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::roles::RoleArgs;
+use crate::roles::{BuildStepArgs, RoleArgs};
 use crate::size;
 
 /// From a folder to a URL: functions on one machine.
@@ -56,6 +56,9 @@ pub enum Command {
     Version(FormatArgs),
     /// One part of the platform as a process of its own, on a cluster
     Role(Box<RoleArgs>),
+    /// A step of a build on a cluster; started by the builder
+    #[command(hide = true)]
+    BuildStep(BuildStepArgs),
     /// Makes sandboxes for a running platform; started by it
     #[command(hide = true)]
     InternalLauncher(LauncherArgs),

@@ -5,15 +5,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use api::names::{ENDPOINTS_CONFIG_MAP, SYSTEM_NAMESPACE};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
+use kube::api::PostParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
 
 use crate::args::Global;
+use crate::door::{self, Door};
 use crate::failure::innermost;
 use crate::{Failure, Result};
 
 const CONNECT: Duration = Duration::from_secs(5);
+/// The shortest that an API server gives.
+const TOKEN_SECONDS: i64 = 600;
 
 /// A platform that was found; it may not answer.
 pub struct Platform {
@@ -32,6 +37,8 @@ pub struct Endpoints {
     pub domain: Option<String>,
     /// The most bytes of a packed source that it takes.
     pub max_source: Option<u64>,
+    /// Whom a token is for that uploads come with; the kubeconfig's own token when absent.
+    pub audience: Option<String>,
 }
 
 /// The parts of the environment that say where a kubeconfig is.
@@ -128,17 +135,40 @@ impl Platform {
             platform: take("platform"),
             domain: take("domain"),
             max_source: take("maxSource").and_then(|bytes| bytes.parse().ok()),
+            audience: take("audience"),
         })
     }
-}
 
-impl Endpoints {
-    pub fn gateway(&self) -> Result<&str> {
-        self.gateway.as_deref().ok_or_else(|| missing("gateway"))
+    pub fn gateway(&self, endpoints: &Endpoints) -> Result<Door> {
+        self.door(endpoints.gateway.as_deref(), door::GATEWAY, endpoints)
     }
 
-    pub fn platform(&self) -> Result<&str> {
-        self.platform.as_deref().ok_or_else(|| missing("platform"))
+    pub fn uploads(&self, endpoints: &Endpoints) -> Result<Door> {
+        self.door(endpoints.platform.as_deref(), door::BUILDER, endpoints)
+    }
+
+    fn door(&self, published: Option<&str>, part: door::Part, endpoints: &Endpoints) -> Result<Door> {
+        match published {
+            Some(url) => Ok(Door::At(url.to_owned())),
+            // Only a cluster says so, and there pods can be reached without an address.
+            None if endpoints.audience.is_some() => Ok(Door::Through { client: self.client.clone(), part }),
+            None => Err(missing(part.component)),
+        }
+    }
+
+    /// What an upload to the namespace comes with.
+    pub async fn upload_token(&self, endpoints: &Endpoints) -> Result<Option<String>> {
+        let Some(audience) = &endpoints.audience else { return Ok(self.token.clone()) };
+        let spec = TokenRequestSpec {
+            audiences: vec![audience.clone()],
+            expiration_seconds: Some(TOKEN_SECONDS),
+            ..TokenRequestSpec::default()
+        };
+        let request = TokenRequest { spec, ..TokenRequest::default() };
+        let made = self.api::<ServiceAccount>().create_token_request("default", &PostParams::default(), &request).await;
+        let what = format!("asking for a token to upload to the namespace {}", self.namespace);
+        let made = made.map_err(|e| Failure::api(&what, &e))?;
+        Ok(made.status.map(|status| status.token))
     }
 }
 

@@ -1,8 +1,6 @@
-//! Plain HTTP to the gateway and the platform API, at the address they are published under.
+//! Plain HTTP to the gateway and the platform API.
 //!
-//! Never resolves a function's host name: it dials the address and says the name in `Host`.
-
-use std::time::Duration;
+//! Never resolves a function's host name: it goes through the platform's [`Door`] and says the name in `Host`.
 
 use bytes::Bytes;
 use http::uri::Authority;
@@ -12,13 +10,12 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::door::Door;
 use crate::failure::innermost;
 use crate::{Failure, Result};
 
-const CONNECT: Duration = Duration::from_secs(5);
 const CHUNK: usize = 64 << 10;
 
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -27,6 +24,7 @@ pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 pub struct Answer {
     pub response: Response<Incoming>,
     _connection: JoinSet<()>,
+    _forwarder: Option<kube::api::Portforwarder>,
 }
 
 pub fn whole(bytes: impl Into<Bytes>) -> Body {
@@ -43,21 +41,14 @@ pub fn streamed(file: tokio::fs::File) -> Body {
     StreamBody::new(chunks).boxed_unsync()
 }
 
-/// Sends one request, whose target is a path, to the server at `base` (`http://host:port`).
-pub async fn send(what: &str, base: &str, request: Request<Body>) -> Result<Answer> {
+/// Sends one request, whose target is a path.
+pub async fn send(what: &str, door: &Door, request: Request<Body>) -> Result<Answer> {
     let unreachable = |error: String| {
-        Failure::unreachable(format!("{what} at {base} does not answer: {error}"))
+        Failure::unreachable(format!("{what} at {door} does not answer: {error}"))
             .next("is the platform running? look with: dhow status")
     };
-    let authority = authority(base).ok_or_else(|| unreachable("only http:// addresses are spoken to".into()))?;
-    let port = authority.port_u16().unwrap_or(80);
-    let host = authority.host().trim_matches(['[', ']']);
-    let dialled = tokio::time::timeout(CONNECT, TcpStream::connect((host, port))).await;
-    let stream = dialled.map_err(|_| unreachable("it takes too long to connect".into()))?;
-    let stream = stream.map_err(|e| unreachable(e.to_string()))?;
-    // A small request must not wait for an acknowledgement.
-    let _ = stream.set_nodelay(true);
-    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let way = door.connect().await.map_err(unreachable)?;
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(way.stream)).await;
     let (mut sender, connection) = handshake.map_err(|e| unreachable(innermost(&e)))?;
     let mut driver = JoinSet::new();
     driver.spawn(async move {
@@ -65,8 +56,8 @@ pub async fn send(what: &str, base: &str, request: Request<Body>) -> Result<Answ
         let _ = connection.with_upgrades().await;
     });
     let sent = sender.send_request(request).await;
-    let broken = |e: hyper::Error| Failure::failed(format!("{what} at {base} broke off: {}", innermost(&e)));
-    Ok(Answer { response: sent.map_err(broken)?, _connection: driver })
+    let broken = |e: hyper::Error| Failure::failed(format!("{what} at {door} broke off: {}", innermost(&e)));
+    Ok(Answer { response: sent.map_err(broken)?, _connection: driver, _forwarder: way.forwarder })
 }
 
 /// The host and port of a URL.

@@ -8,6 +8,7 @@ mod archive;
 pub mod args;
 mod commands;
 mod connect;
+mod door;
 mod failure;
 mod http;
 mod instances;

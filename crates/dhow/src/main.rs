@@ -36,12 +36,18 @@ fn main() -> ExitCode {
     };
     let code = match &cli.command {
         cli::Command::Up(args) => exit("up", runtime.block_on(up::run(args))),
+        cli::Command::BuildStep(args) => ended(runtime.block_on(role::build_step(args))),
         cli::Command::Role(args) => exit("role", runtime.block_on(role::run(args, cli.global.kubeconfig.as_deref()))),
         _ => runtime.block_on(cli::run(cli, daemon::system_clock())),
     };
     // A read of stdin or a name lookup may still block a thread; nobody waits for it any more.
     runtime.shutdown_background();
     code
+}
+
+/// By the code of a process that other programs read.
+fn ended(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
 fn exit(command: &str, result: anyhow::Result<()>) -> ExitCode {

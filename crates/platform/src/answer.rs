@@ -26,6 +26,8 @@ pub(crate) enum Refusal {
     Forbidden {
         namespace: String,
     },
+    /// Whether the caller may cannot be found out now.
+    Undecided,
     InvalidNamespace {
         namespace: String,
     },
@@ -64,6 +66,7 @@ impl Refusal {
             Refusal::Method => "a blob is uploaded with PUT and asked for with HEAD".into(),
             Refusal::Unauthenticated => "who are you? no valid bearer token came with the request".into(),
             Refusal::Forbidden { namespace } => format!("you may not upload to the namespace {namespace:?}"),
+            Refusal::Undecided => "the Kubernetes API does not say who you are".into(),
             Refusal::InvalidNamespace { namespace } => format!("{namespace:?} is not a namespace"),
             Refusal::Busy => "too many uploads are in progress".into(),
             // Paths of the machine are nobody's business outside.
@@ -78,7 +81,7 @@ impl Refusal {
             Refusal::Unauthenticated => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"dhow\""));
             }
-            Refusal::Busy => {
+            Refusal::Busy | Refusal::Undecided => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             Refusal::Method => {
@@ -109,6 +112,7 @@ impl Refusal {
             Refusal::Forbidden { .. } => {
                 (StatusCode::FORBIDDEN, "Forbidden", "use another namespace, or ask its owner for access")
             }
+            Refusal::Undecided => (StatusCode::SERVICE_UNAVAILABLE, "Undecided", "try again in a second"),
             Refusal::InvalidNamespace { .. } => {
                 (StatusCode::BAD_REQUEST, "InvalidNamespace", "use up to 63 lower-case letters, digits and '-'")
             }

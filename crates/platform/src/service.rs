@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, header};
@@ -25,10 +26,12 @@ pub enum Authorization {
     Allowed,
     Unauthenticated,
     Forbidden,
+    /// Who knows it does not answer.
+    Unknown,
 }
 
 /// Decides by the head of a request and the namespace it is for.
-pub type Authorize = Arc<dyn Fn(&Parts, &str) -> Authorization + Send + Sync>;
+pub type Authorize = Arc<dyn Fn(&Parts, &str) -> BoxFuture<'static, Authorization> + Send + Sync>;
 
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -123,10 +126,11 @@ impl Service {
         if !is_namespace(namespace) {
             return Err(Refusal::InvalidNamespace { namespace: namespace.chars().take(200).collect() });
         }
-        match (self.authorize)(parts, namespace) {
+        match (self.authorize)(parts, namespace).await {
             Authorization::Allowed => {}
             Authorization::Unauthenticated => return Err(Refusal::Unauthenticated),
             Authorization::Forbidden => return Err(Refusal::Forbidden { namespace: (*namespace).into() }),
+            Authorization::Unknown => return Err(Refusal::Undecided),
         }
         let repository = sources_repository(namespace);
         // Some clients encode the colon.

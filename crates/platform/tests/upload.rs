@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
@@ -23,12 +24,14 @@ use registry::{Digest, Registry};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The token `owner` owns the namespace `default`.
-fn authorize(parts: &Parts, namespace: &str) -> Authorization {
-    match parts.headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()) {
+fn authorize(parts: &Parts, namespace: &str) -> BoxFuture<'static, Authorization> {
+    let decided = match parts.headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()) {
         Some(b"Bearer owner") if namespace == "default" => Authorization::Allowed,
         Some(b"Bearer owner") => Authorization::Forbidden,
+        Some(b"Bearer of-one-who-is-away") => Authorization::Unknown,
         _ => Authorization::Unauthenticated,
-    }
+    };
+    std::future::ready(decided).boxed()
 }
 
 struct Server {
@@ -205,6 +208,15 @@ async fn refusals(server: &Server) {
         ("too large, chunked", Method::PUT, &good, vec![owner], chunked(&too_large), 413, "SourceTooLarge"),
         ("no token", Method::PUT, &good, vec![], whole(b"x"), 401, "Unauthenticated"),
         ("a wrong token", Method::PUT, &good, vec![("authorization", "Bearer x")], whole(b"x"), 401, "Unauthenticated"),
+        (
+            "nobody knows",
+            Method::PUT,
+            &good,
+            vec![("authorization", "Bearer of-one-who-is-away")],
+            whole(b"x"),
+            503,
+            "Undecided",
+        ),
         ("no token, large", Method::PUT, &good, vec![], whole(&too_large[1..]), 401, "Unauthenticated"),
         ("another's namespace", Method::PUT, &other, vec![owner], whole(b"x"), 403, "Forbidden"),
         ("not a namespace", Method::PUT, &capital, vec![owner], whole(b"x"), 400, "InvalidNamespace"),

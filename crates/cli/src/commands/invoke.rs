@@ -42,7 +42,7 @@ pub async fn run(context: &Context, args: InvokeArgs) -> Result<()> {
         }
     }
     let request = request.body(body).map_err(|e| Failure::usage(format!("this cannot be asked for: {e}")))?;
-    let mut answer = wire::send("the gateway", endpoints.gateway()?, request).await?;
+    let mut answer = wire::send("the gateway", &platform.gateway(&endpoints)?, request).await?;
     let status = answer.response.status();
     while let Some(frame) = answer.response.body_mut().frame().await {
         let frame = frame.map_err(|e| {

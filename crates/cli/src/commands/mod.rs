@@ -37,7 +37,7 @@ pub async fn run(context: &Context, command: Command) -> Result<()> {
             version(context, args);
             Ok(())
         }
-        Command::Up(_) | Command::Role(_) | Command::InternalLauncher(_) => {
+        Command::Up(_) | Command::Role(_) | Command::BuildStep(_) | Command::InternalLauncher(_) => {
             Err(Failure::usage("this program cannot run the platform"))
         }
     }

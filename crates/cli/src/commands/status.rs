@@ -12,7 +12,8 @@ use serde_json::json;
 
 use super::connect;
 use crate::args::{Format, FormatArgs};
-use crate::connect::{Endpoints, Platform};
+use crate::connect::Platform;
+use crate::door::Door;
 use crate::http as wire;
 use crate::output::printable;
 use crate::{Context, Failure, Result};
@@ -72,28 +73,27 @@ async fn gather(platform: &Platform) -> Result<Report> {
     let nodes = Api::<Node>::all(platform.client.clone()).list(&ListParams::default()).await.map_err(failed)?;
     let functions = Api::<Function>::all(platform.client.clone()).list(&ListParams::default()).await.map_err(failed)?;
     let is_ready = |f: &&Function| f.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, "Ready"));
-    let Endpoints { gateway, platform: public, domain, .. } = endpoints;
+    let doors = (platform.gateway(&endpoints), platform.uploads(&endpoints));
     Ok(Report {
         version,
         api: Listener { url: Some(platform.server.clone()), problem: None },
-        gateway: listener("the gateway", gateway).await,
-        platform: listener("the platform API", public).await,
-        domain,
+        gateway: listener("the gateway", endpoints.gateway, doors.0).await,
+        platform: listener("the platform API", endpoints.platform, doors.1).await,
+        domain: endpoints.domain,
         nodes: nodes.items.iter().map(node).collect(),
         functions: Count { total: functions.items.len(), ready: functions.items.iter().filter(is_ready).count() },
     })
 }
 
 /// Whatever it answers, it answers.
-async fn listener(what: &str, url: Option<String>) -> Listener {
-    let Some(base) = url.clone() else { return Listener { url, problem: Some("it is not published".into()) } };
-    let host = wire::authority(&base).map(|a| a.to_string()).unwrap_or_default();
-    let request = Request::get("/healthz").header(header::HOST, host).body(wire::whole(""));
+async fn listener(what: &str, url: Option<String>, door: Result<Door>) -> Listener {
+    let Ok(door) = door else { return Listener { url, problem: Some("it is not published".into()) } };
+    let request = Request::get("/healthz").header(header::HOST, door.host()).body(wire::whole(""));
     let problem = match request {
-        Ok(request) => wire::send(what, &base, request).await.err().map(|failure| failure.what),
+        Ok(request) => wire::send(what, &door, request).await.err().map(|failure| failure.what),
         Err(error) => Some(error.to_string()),
     };
-    Listener { url, problem }
+    Listener { url: url.or_else(|| Some(door.to_string())), problem }
 }
 
 fn node(node: &Node) -> NodeReport {

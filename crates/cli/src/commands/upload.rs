@@ -3,10 +3,10 @@
 use http::{Method, Request, StatusCode, header};
 use serde::Deserialize;
 
+use crate::Failure;
 use crate::connect::{Endpoints, Platform};
-use crate::http::{self as wire, Body};
+use crate::http as wire;
 use crate::packing::Packed;
-use crate::{Failure, Result};
 
 /// An error's text is not worth more.
 const PROBLEM_BYTES: usize = 64 << 10;
@@ -30,23 +30,34 @@ pub async fn upload(
     endpoints: &Endpoints,
     packed: Packed,
 ) -> std::result::Result<bool, NotUploaded> {
-    let base = endpoints.platform()?;
+    let door = platform.uploads(endpoints)?;
     if let Some(limit) = endpoints.max_source.filter(|limit| packed.bytes > *limit) {
         let what = format!("the packed source has {} bytes, and the platform takes {limit} bytes", packed.bytes);
         let failure = Failure::failed(what)
             .next("leave files out with .dhowignore, or raise --max-source where the platform runs");
         return Err(NotUploaded { failure, is_too_large: true });
     }
+    let token = platform.upload_token(endpoints).await?;
     let path = format!("/v1/namespaces/{}/blobs/{}", platform.namespace, packed.digest);
-    let there = wire::send(WHAT, base, request(platform, base, Method::HEAD, &path, 0, wire::whole(""))?).await?;
+    let request = |method, bytes, body| {
+        let mut request = Request::builder().method(method).uri(&path).header(header::HOST, door.host());
+        if bytes > 0 {
+            request = request.header(header::CONTENT_LENGTH, bytes);
+            request = request.header(header::CONTENT_TYPE, "application/gzip");
+        }
+        if let Some(token) = &token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        request.body(body).map_err(|e| Failure::failed(format!("the upload cannot be asked for: {e}")))
+    };
+    let there = wire::send(WHAT, &door, request(Method::HEAD, 0, wire::whole(""))?).await?;
     match there.response.status() {
         StatusCode::OK => return Ok(false),
         StatusCode::NOT_FOUND => {}
         status => return Err(refused(status, "").into()),
     }
     let body = wire::streamed(tokio::fs::File::from_std(packed.file));
-    let request = request(platform, base, Method::PUT, &path, packed.bytes, body)?;
-    let stored = wire::send(WHAT, base, request).await?;
+    let stored = wire::send(WHAT, &door, request(Method::PUT, packed.bytes, body)?).await?;
     let status = stored.response.status();
     if status.is_success() {
         return Ok(true);
@@ -62,26 +73,6 @@ impl From<Failure> for NotUploaded {
 }
 
 const WHAT: &str = "the platform API";
-
-fn request(
-    platform: &Platform,
-    base: &str,
-    method: Method,
-    path: &str,
-    bytes: u64,
-    body: Body,
-) -> Result<Request<Body>> {
-    let host = wire::authority(base).map(|a| a.to_string()).unwrap_or_default();
-    let mut request = Request::builder().method(method).uri(path).header(header::HOST, host);
-    if bytes > 0 {
-        request = request.header(header::CONTENT_LENGTH, bytes);
-        request = request.header(header::CONTENT_TYPE, "application/gzip");
-    }
-    if let Some(token) = &platform.token {
-        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-    }
-    request.body(body).map_err(|e| Failure::failed(format!("the upload cannot be asked for: {e}")))
-}
 
 fn refused(status: StatusCode, text: &str) -> Failure {
     let what = |message: &str| format!("the platform did not take the source ({}): {message}", status.as_u16());

@@ -4,6 +4,7 @@
 //! Must not know: what any room decides. The surprise: a copy that waits to lead is ready too, or a roll-out of two
 //! copies would never end.
 
+mod builder;
 mod gateway;
 mod leaders;
 
@@ -56,6 +57,7 @@ pub async fn run(args: &cli::roles::RoleArgs, kubeconfig: Option<&Path>) -> Resu
         cli::roles::Role::Controller(args) => leaders::controller(&mut process, args)?,
         cli::roles::Role::Autoscaler(args) => leaders::autoscaler(&mut process, args).await?,
         cli::roles::Role::Gateway(args) => gateway::start(&mut process, args)?,
+        cli::roles::Role::Builder(args) => builder::start(&mut process, args).await?,
     }
     process.until_stopped(health).await
 }
@@ -104,5 +106,14 @@ impl Process {
         tracing::info!("stopping");
         self.tasks.drain().await;
         result
+    }
+}
+
+/// One of the trusted steps of a build pod, told all that it needs in one argument.
+pub async fn build_step(args: &cli::roles::BuildStepArgs) -> i32 {
+    telemetry::init_logs(&std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()));
+    match args.step {
+        cli::roles::BuildStep::Fetch => build::cluster::step::fetch(&args.order).await,
+        cli::roles::BuildStep::Push => build::cluster::step::push(&args.order).await,
     }
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use apiserver::ApiServer;
 use daemon::listener::{Limits, Listener};
 use daemon::{OnExit, Supervisor, readiness::Readiness, telemetry, tls};
+use futures::FutureExt;
 use prometheus_client::registry::Registry as Metrics;
 use tower::Service;
 
@@ -56,9 +57,12 @@ impl Bound {
         let known: Arc<str> = token.into();
         let authorize = {
             let known = known.clone();
-            move |parts: &http::request::Parts, _namespace: &str| match credentials::bearer(parts) {
-                Some(token) if credentials::same(token, &known) => platform::Authorization::Allowed,
-                _ => platform::Authorization::Unauthenticated,
+            move |parts: &http::request::Parts, _namespace: &str| {
+                let decided = match credentials::bearer(parts) {
+                    Some(token) if credentials::same(token, &known) => platform::Authorization::Allowed,
+                    _ => platform::Authorization::Unauthenticated,
+                };
+                std::future::ready(decided).boxed()
             }
         };
         let uploads = platform::Limits { max_source_bytes: settings.max_source, ..platform::Limits::default() };

@@ -21,6 +21,7 @@ use prometheus_client::registry::Registry as Metrics;
 use runtime::{ProcessProvider, Provider};
 use tokio::sync::mpsc;
 
+pub use credentials::bearer;
 use settings::Settings;
 
 /// Stopped in this order; each gets the time its slowest task may need.
