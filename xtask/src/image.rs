@@ -12,7 +12,6 @@ use flate2::{Compression, GzBuilder};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 const NAME: &str = "dhow.dev/dhow";
 /// Nobody's user, as distributions without a shell have it.
 const USER: u32 = 65532;
@@ -23,29 +22,46 @@ struct Blob {
     bytes: Vec<u8>,
 }
 
+/// What the program is built for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// Quick to build: for tests on a cluster.
+    Dev,
+    Release,
+}
+
 /// Builds the program and writes the archive; says where.
-pub fn run() -> Result<PathBuf> {
-    let program = build()?;
+pub fn run(profile: Profile) -> Result<PathBuf> {
+    let program = build(profile)?;
     let bytes = std::fs::read(&program).with_context(|| program.display().to_string())?;
     let folder = PathBuf::from("target/image");
     std::fs::create_dir_all(&folder)?;
-    let archive = folder.join("dhow.tar");
-    std::fs::write(&archive, compose(&bytes, env!("CARGO_PKG_VERSION"))?)?;
+    let (file, version) = match profile {
+        Profile::Dev => ("dhow-dev.tar", "dev"),
+        Profile::Release => ("dhow.tar", env!("CARGO_PKG_VERSION")),
+    };
+    let archive = folder.join(file);
+    std::fs::write(&archive, compose(&bytes, version)?)?;
     Ok(archive)
 }
 
-/// The C library is linked in, since there is none in the image.
-fn build() -> Result<PathBuf> {
+/// The C library is linked in, since there is none in the image. Only the last step differs from other builds, so that
+/// nothing else is compiled again for it.
+fn build(profile: Profile) -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    let folder = target.join("static");
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--release", "--package", "dhow", "--target", TARGET])
-        .env("CARGO_TARGET_DIR", &folder)
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .status()
-        .context("cargo")?;
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["rustc", "--quiet", "--package", "dhow", "--bin", "dhow"]);
+    let folder = match profile {
+        Profile::Dev => "debug",
+        Profile::Release => {
+            command.arg("--release");
+            "release"
+        }
+    };
+    command.args(["--", "-C", "target-feature=+crt-static", "-C", "strip=symbols"]);
+    let status = command.status().context("cargo")?;
     ensure!(status.success(), "the program was not built");
-    Ok(folder.join(TARGET).join("release/dhow"))
+    Ok(target.join(folder).join("dhow"))
 }
 
 /// The archive around Dhow's own program.

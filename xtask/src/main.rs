@@ -11,11 +11,15 @@ fn main() -> ExitCode {
     let result = match arguments.first().map(String::as_str) {
         Some("tidy") => tidy::run(),
         Some("cluster") => return cluster::run(&arguments[1..]),
-        Some("image") => return made(image::run()),
-        _ => {
-            eprintln!("usage: cargo xtask tidy|image|cluster");
-            return ExitCode::from(2);
+        Some("image") => {
+            let profile = match arguments.get(1).map(String::as_str) {
+                None => image::Profile::Release,
+                Some("--dev") => image::Profile::Dev,
+                Some(_) => return usage(),
+            };
+            return made(image::run(profile));
         }
+        _ => return usage(),
     };
     match result {
         Ok(complaints) if complaints.is_empty() => {
@@ -34,6 +38,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("usage: cargo xtask tidy|image [--dev]|cluster");
+    ExitCode::from(2)
 }
 
 /// Where the result is, for scripts.
