@@ -48,13 +48,17 @@ pub struct ControllerArgs {
     /// The domain of public hosts: {name}.{namespace}.{domain}
     #[arg(long, env = "DHOW_DOMAIN", default_value = "example.com", value_name = "DOMAIN")]
     pub domain: String,
+    // Not DHOW_GATEWAY_PORT: Kubernetes sets that to the address of a Service called dhow-gateway.
     /// The port at which people reach the gateway
-    #[arg(long, env = "DHOW_GATEWAY_PORT", default_value_t = 80, value_name = "PORT")]
+    #[arg(long, env = "DHOW_PUBLIC_PORT", default_value_t = 80, value_name = "PORT")]
     pub gateway_port: u16,
     /// How the outside world reaches the gateway: none, ingress, ingress=CLASS, httproute=NAMESPACE/NAME[/LISTENER] or
     /// istio=GATEWAY[,GATEWAY]
     #[arg(long, env = "DHOW_EXPOSURE", default_value = "none", value_name = "HOW")]
     pub exposure: String,
+    /// A Secret, in each namespace of functions, by which nodes pull their images
+    #[arg(long, env = "DHOW_PULL_SECRET", value_delimiter = ',', value_name = "NAME")]
+    pub pull_secret: Vec<String>,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -17,6 +17,8 @@ mod route;
 mod service;
 mod upkeep;
 
+use std::sync::Arc;
+
 use api::autoscaling::PodAutoscaler;
 use api::build::Build;
 use api::function::Function;
@@ -60,6 +62,8 @@ pub struct Cluster {
     pub gateway: String,
     /// How the outside world comes to that Service.
     pub exposure: Exposure,
+    /// Secrets in each namespace of functions by which nodes pull their images.
+    pub pull_secrets: Vec<String>,
 }
 
 impl Cluster {
@@ -154,7 +158,7 @@ fn serving(client: &Client, caches: &Caches, config: &Config) -> [Controller; 5]
     let hosts =
         route::Hosts { domain: config.domain.clone(), port: config.gateway_port, cluster: config.cluster.clone() };
     [
-        function::controller(caches, applier("function"), clock()),
+        function::controller(caches, applier("function"), clock(), config.cluster.clone().map(Arc::new)),
         service::controller(caches, applier("service"), clock()),
         configuration::controller(caches, applier("configuration"), clock()),
         revision::controller(caches, applier("revision"), clock(), config.cluster.clone()),

@@ -290,6 +290,7 @@ async fn on_a_cluster_the_idle_drain_and_then_they_go() {
         pre_stop_seconds: control::Cluster::PRE_STOP_SECONDS,
         gateway: control::Cluster::GATEWAY.into(),
         exposure: control::Exposure::None,
+        pull_secrets: vec![],
     };
     let platform = Platform::start_where(Some(cluster)).await;
     platform.deploy().await;

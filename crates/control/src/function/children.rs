@@ -1,13 +1,20 @@
 //! The Build and the Knative Service of a Function.
 
 use api::build::{Build, BuildSpec};
-use api::function::{Function, FunctionSpec, Scale};
+use api::function::{Function, FunctionSpec, Isolation, Scale};
 use api::names::{USER_CONTAINER, annotation, label};
 use api::serving::{RevisionSpec, RevisionTemplate, Service, ServiceSpec};
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, LocalObjectReference, PodSpec, SeccompProfile, SecurityContext,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use crate::Cluster;
 use crate::ownership::{Labels, child_meta, child_name, labels_of, name_of, namespace_of, short_hash};
+
+/// The user that functions run as on a cluster; images for "nobody" have it.
+const NOBODY: i64 = 65532;
 
 /// `<function>-<hash>`: the same source, runtime and handler is the same Build.
 pub fn build_name(function: &Function) -> String {
@@ -28,8 +35,9 @@ pub fn build(function: &Function) -> Build {
     build
 }
 
-pub fn service(function: &Function, image: &str) -> Service {
+pub fn service(function: &Function, image: &str, cluster: Option<&Cluster>) -> Service {
     let FunctionSpec { env, resources, timeout_seconds, concurrency, isolation, .. } = &function.spec;
+    let isolation = isolation.unwrap_or_default();
     let container = Container {
         name: USER_CONTAINER.into(),
         image: Some(image.to_owned()),
@@ -37,12 +45,15 @@ pub fn service(function: &Function, image: &str) -> Service {
         resources: resources.clone(),
         ..Container::default()
     };
-    let pod = PodSpec {
+    let mut pod = PodSpec {
         containers: vec![container],
-        runtime_class_name: Some(isolation.unwrap_or_default().runtime_class().to_owned()),
+        runtime_class_name: Some(isolation.runtime_class().to_owned()),
         automount_service_account_token: Some(false),
         ..PodSpec::default()
     };
+    if let Some(cluster) = cluster {
+        for_kubelet(&mut pod, isolation, cluster);
+    }
     let spec = RevisionSpec {
         container_concurrency: Some(concurrency.unwrap_or(FunctionSpec::DEFAULT_CONCURRENCY)),
         timeout_seconds: Some(timeout_seconds.unwrap_or(FunctionSpec::DEFAULT_TIMEOUT_SECONDS)),
@@ -61,6 +72,33 @@ pub fn service(function: &Function, image: &str) -> Service {
     labels.extend(function_label(function));
     service.metadata = child_meta(function, name_of(function), labels, Labels::new());
     service
+}
+
+/// What Dhow's own node does unasked: nothing in a function's image needs a right, and a bound is better than none.
+fn for_kubelet(pod: &mut PodSpec, isolation: Isolation, cluster: &Cluster) {
+    // The other classes are Dhow's own node's; what a kubelet runs is a container.
+    pod.runtime_class_name = pod.runtime_class_name.take().filter(|_| isolation == Isolation::Wasm);
+    let secrets = cluster.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() });
+    pod.image_pull_secrets = Some(secrets.collect()).filter(|secrets: &Vec<_>| !secrets.is_empty());
+    for container in &mut pod.containers {
+        container.security_context = Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), ..Capabilities::default() }),
+            run_as_non_root: Some(true),
+            run_as_user: Some(NOBODY),
+            run_as_group: Some(NOBODY),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() }),
+            ..SecurityContext::default()
+        });
+        let resources = container.resources.get_or_insert_default();
+        let given = resources.limits.is_some() || resources.requests.is_some();
+        if !given {
+            let quantities =
+                |pairs: [(&str, &str); 2]| pairs.map(|(k, v)| (k.to_owned(), Quantity(v.to_owned()))).into();
+            resources.requests = Some(quantities([("cpu", "50m"), ("memory", "64Mi")]));
+            resources.limits = Some(quantities([("memory", "512Mi"), ("ephemeral-storage", "1Gi")]));
+        }
+    }
 }
 
 /// The gateway is always in the path, so nothing needs Knative's grace after the window: an instance that was

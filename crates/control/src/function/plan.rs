@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use reconcile::{Plan, Propagation};
 
 use super::children;
+use crate::Cluster;
 use crate::ownership::{controls, generation_of, name_of};
 
 /// Builds kept beside the current one.
@@ -26,6 +27,7 @@ pub struct Inputs {
     pub builds: Vec<Arc<Build>>,
     /// The object that has the wanted Service's name, whoever owns it.
     pub service: Option<Arc<Service>>,
+    pub cluster: Option<Arc<Cluster>>,
 }
 
 pub fn plan(inputs: &Inputs, now: Timestamp) -> Plan {
@@ -114,7 +116,7 @@ fn plan_service(inputs: &Inputs, image: Option<&str>, plan: &mut Plan, status: &
     }
     let before = plan.writes.len();
     if let Some(image) = image {
-        plan.apply(service, &children::service(function, image));
+        plan.apply(service, &children::service(function, image, inputs.cluster.as_deref()));
     }
     let changing = plan.writes.len() > before;
     let served = service.and_then(|s| s.status.clone()).unwrap_or_default();

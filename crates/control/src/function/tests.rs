@@ -24,7 +24,7 @@ fn given(spec: Value) -> World {
 }
 
 fn run(case: &str, world: &World) -> Outcome {
-    settle(case, world, gather)
+    settle(case, world, |view, key, now| gather(view, key, None, now))
 }
 
 fn build_name(world: &World) -> String {
@@ -206,4 +206,32 @@ fn scale_becomes_annotations() {
         ["max-scale=5", "min-scale=1", "scale-to-zero-pod-retention-period=0s", "window=10s"]
     );
     assert_eq!((template.spec.concurrency(), template.spec.timeout()), (0, 7));
+}
+
+#[test]
+fn on_a_cluster_a_kubelet_runs_it_with_as_few_rights_as_our_own_node_does() {
+    let cluster = std::sync::Arc::new(crate::Cluster {
+        pre_stop_seconds: 5,
+        gateway: crate::Cluster::GATEWAY.into(),
+        exposure: crate::Exposure::None,
+        pull_secrets: vec!["pull".into()],
+    });
+    for (spec, class, memory) in [
+        (json!({"runtime": "python"}), None, "512Mi"),
+        (json!({"isolation": "container", "resources": {"limits": {"memory": "1Gi"}}}), None, "1Gi"),
+        (json!({"isolation": "wasm"}), Some("dhow-wasm"), "512Mi"),
+    ] {
+        let on_cluster = |world: &World, key: &reconcile::Key, now| gather(world, key, Some(&cluster), now);
+        let mut world = settle("new", &given(spec.clone()), on_cluster).world;
+        built(&mut world);
+        let world = settle("built", &world, on_cluster).world;
+        let service = world.expect::<Service>("default", "hello");
+        let pod = &service.spec.template.spec.pod;
+        assert_eq!(pod.runtime_class_name.as_deref(), class, "{spec}");
+        assert_eq!(pod.image_pull_secrets.as_ref().map(|s| s[0].name.as_str()), Some("pull"), "{spec}");
+        let container = serde_json::to_value(&pod.containers[0]).unwrap();
+        assert_eq!(container["resources"]["limits"]["memory"], memory, "{spec}");
+        assert_eq!(container["securityContext"]["runAsNonRoot"], true, "{spec}");
+        assert_eq!(container["securityContext"]["capabilities"]["drop"], json!(["ALL"]), "{spec}");
+    }
 }

@@ -155,7 +155,12 @@ fn what_a_kubelet_is_told() {
             30,
         ),
     ] {
-        let cluster = Cluster { pre_stop_seconds: 5, gateway: Cluster::GATEWAY.into(), exposure: Exposure::None };
+        let cluster = Cluster {
+            pre_stop_seconds: 5,
+            gateway: Cluster::GATEWAY.into(),
+            exposure: Exposure::None,
+            pull_secrets: vec![],
+        };
         let world = run_on(case, &given(json!({}), container), Some(&cluster)).world;
         let deployment = world.expect::<Deployment>("default", "hello-00001-deployment");
         let pod = deployment.spec.unwrap().template.spec.unwrap();

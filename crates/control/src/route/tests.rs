@@ -203,6 +203,7 @@ fn on_a_cluster() {
         pre_stop_seconds: 5,
         gateway: "gateway.system.svc.cluster.local".into(),
         exposure: Exposure::Ingress { class: None },
+        pull_secrets: vec![],
     };
     let hosts = Hosts { domain: "example.com".into(), port: 80, cluster: Some(cluster) };
     let run = |case: &str, world: &World| settle(case, world, |w, key, now| gather(w, &hosts, key, now));

@@ -101,7 +101,8 @@ fn config(process: &Process, args: &cli::roles::BuilderArgs) -> Result<ClusterCo
     });
     Ok(ClusterConfig {
         namespace: process.common.system_namespace.clone(),
-        work_dir: args.work_dir.clone(),
+        // What is there at the start is removed, and the folder itself may be a volume.
+        work_dir: args.work_dir.join("sources"),
         image: args.image.clone(),
         registry: args.registry.parse::<Prefix>().context("--registry")?,
         registry_for_nodes: args.registry_for_nodes.clone(),

@@ -15,7 +15,10 @@ const GATEWAY_SERVICE: &str = "dhow-gateway-internal";
 
 pub fn controller(process: &mut Process, args: &cli::roles::ControllerArgs) -> Result<()> {
     let exposure = exposure(&args.exposure).with_context(|| format!("--exposure {}", args.exposure))?;
-    let config = config(process, &args.domain, args.gateway_port, exposure);
+    let mut config = config(process, &args.domain, args.gateway_port, exposure);
+    if let Some(cluster) = &mut config.cluster {
+        cluster.pull_secrets.clone_from(&args.pull_secret);
+    }
     let (client, candidate) = (process.client.clone(), process.candidate(CONTROLLER_LEASE, 0));
     process.tasks.spawn(WORK, "controllers", OnExit::ShutDown, |stop| async move {
         let led = candidate.lead(stop, |stop| control::run(client, config, Duty::Controllers, stop)).await?;
@@ -52,6 +55,7 @@ fn config(process: &Process, domain: &str, gateway_port: u16, exposure: Exposure
             pre_stop_seconds: Cluster::PRE_STOP_SECONDS,
             gateway: format!("{GATEWAY_SERVICE}.{}.svc.cluster.local", process.common.system_namespace),
             exposure,
+            pull_secrets: vec![],
         }),
         clock: process.clock.clone(),
     }

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use serde_json::{Value, json};
 
 use crate::function::HELLO;
-use crate::harness::{Platform, eventually, root, said, stderr};
+use crate::harness::{Platform, able, eventually, machine, said, stderr};
 
 /// Deploys what cannot work; returns what the command line said. It must end by itself.
 fn fails_to_deploy(platform: &Platform, name: &str, files: &[(&str, &str)]) -> String {
@@ -23,7 +23,7 @@ fn ready_condition(platform: &Platform, kind: &str, name: &str) -> Value {
 
 #[tokio::test]
 async fn a_handler_that_does_not_import() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -46,7 +46,7 @@ async fn a_handler_that_does_not_import() {
 
 #[tokio::test]
 async fn a_missing_dependency() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -62,7 +62,7 @@ async fn a_missing_dependency() {
 
 #[tokio::test]
 async fn a_function_that_exits() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -84,7 +84,7 @@ async fn a_function_that_exits() {
 
 #[tokio::test]
 async fn a_function_that_never_becomes_ready() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -101,7 +101,7 @@ async fn a_function_that_never_becomes_ready() {
 
 #[tokio::test]
 async fn a_request_past_its_timeout() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -126,7 +126,7 @@ async fn a_request_past_its_timeout() {
 
 #[tokio::test]
 async fn past_its_memory_limit() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -156,7 +156,7 @@ async fn past_its_memory_limit() {
 
 #[tokio::test]
 async fn fork_bombs_full_disks_and_endless_logs() {
-    if !root() {
+    if !machine() {
         return;
     }
     let platform = Platform::start().await;
@@ -221,7 +221,7 @@ fn walk(dir: &std::path::Path) -> Vec<(String, u64)> {
 
 #[tokio::test]
 async fn folders_that_cannot_be_deployed() {
-    if !root() {
+    if !machine() {
         return;
     }
     let platform = Platform::start_with(&["--max-source", "1Mi"]).await;
@@ -256,7 +256,7 @@ async fn folders_that_cannot_be_deployed() {
 
 #[tokio::test]
 async fn a_taken_port() {
-    if !root() {
+    if !machine() {
         return;
     }
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -273,7 +273,7 @@ async fn a_taken_port() {
 
 #[tokio::test]
 async fn a_corrupt_data_directory() {
-    if !root() {
+    if !machine() {
         return;
     }
     let mut platform = Platform::start().await;
@@ -294,7 +294,7 @@ async fn a_corrupt_data_directory() {
 
 #[tokio::test]
 async fn only_one_platform_per_data_directory() {
-    if !root() {
+    if !machine() {
         return;
     }
     let platform = Platform::start().await;
@@ -305,7 +305,7 @@ async fn only_one_platform_per_data_directory() {
 
 #[tokio::test]
 async fn logs_of_any_bytes() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use http::Request;
 
 use crate::function::HELLO;
-use crate::harness::{Platform, Reply, root, send};
+use crate::harness::{Platform, Reply, able, send};
 
 /// `n` requests at the same moment, each on a connection of its own.
 async fn at_once(platform: &Platform, function: &str, n: usize) -> Vec<Reply> {
@@ -26,7 +26,7 @@ async fn at_once(platform: &Platform, function: &str, n: usize) -> Vec<Reply> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_requests_at_zero_all_answer() {
-    if !root() {
+    if !able() {
         return;
     }
     let rounds = if std::env::var("DHOW_LONG").is_ok() { 50 } else { 5 };
@@ -43,7 +43,7 @@ async fn a_hundred_requests_at_zero_all_answer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_slow_calls_get_twenty_instances() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;

@@ -3,11 +3,11 @@
 use serde_json::Value;
 
 use crate::function::HELLO;
-use crate::harness::{DHOW, Platform, root, stderr};
+use crate::harness::{DHOW, Platform, able, stderr};
 
 #[tokio::test]
 async fn every_reading_command_speaks_json() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -26,7 +26,7 @@ async fn every_reading_command_speaks_json() {
 
 #[tokio::test]
 async fn new_deploy_invoke_logs_delete() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -56,7 +56,7 @@ async fn new_deploy_invoke_logs_delete() {
 
 #[tokio::test]
 async fn scale_up_on_request() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Platform, eventually, root};
+use crate::harness::{Platform, eventually, machine};
 
 /// A small generator with a printed seed, so that a failing run can be repeated.
 struct Random(u64);
@@ -21,7 +21,7 @@ const SOURCE: &str = "def handle(request):\n    return 'ok'\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_random_moments() {
-    if !root() {
+    if !machine() {
         return;
     }
     let rounds = if std::env::var("DHOW_LONG").is_ok() { 200 } else { 10 };

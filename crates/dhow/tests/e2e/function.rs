@@ -3,7 +3,7 @@
 use http::Request;
 use serde_json::json;
 
-use crate::harness::{Platform, eventually, root};
+use crate::harness::{Platform, able, eventually};
 
 pub const HELLO: &[(&str, &str)] = &[(
     "main.py",
@@ -12,7 +12,7 @@ pub const HELLO: &[(&str, &str)] = &[(
 
 #[tokio::test]
 async fn python_answers_from_zero_warm_and_goes_back_to_zero() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -30,7 +30,7 @@ async fn python_answers_from_zero_warm_and_goes_back_to_zero() {
 
 #[tokio::test]
 async fn idle_functions_go_to_zero_by_themselves() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -54,7 +54,7 @@ async fn idle_functions_go_to_zero_by_themselves() {
 
 #[tokio::test]
 async fn node_serves_fetch_and_listener_handlers() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -72,7 +72,7 @@ async fn node_serves_fetch_and_listener_handlers() {
 
 #[tokio::test]
 async fn python_serves_asgi_and_wsgi_applications() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -87,7 +87,7 @@ async fn python_serves_asgi_and_wsgi_applications() {
 
 #[tokio::test]
 async fn events_arrive_in_both_http_modes() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -124,7 +124,7 @@ async fn events_arrive_in_both_http_modes() {
 
 #[tokio::test]
 async fn dependencies_are_installed_once_and_cached() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -160,7 +160,7 @@ async fn dependencies_are_installed_once_and_cached() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_deploy_replaces_the_old_without_a_failed_request() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;

@@ -9,7 +9,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::function::HELLO;
-use crate::harness::{Platform, eventually, root};
+use crate::harness::{Platform, able, eventually};
 
 const ECHO_ASGI: &str = r#"
 async def app(scope, receive, send):
@@ -32,7 +32,7 @@ async def app(scope, receive, send):
 
 #[tokio::test]
 async fn http2_with_prior_knowledge_from_zero() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -55,7 +55,7 @@ async fn http2_with_prior_knowledge_from_zero() {
 
 #[tokio::test]
 async fn bodies_stream_both_ways_at_once() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -89,7 +89,7 @@ async fn bodies_stream_both_ways_at_once() {
 
 #[tokio::test]
 async fn websockets_pass_through() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -108,7 +108,7 @@ async fn websockets_pass_through() {
 
 #[tokio::test]
 async fn forwarding_and_trace_headers() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -135,7 +135,7 @@ async fn forwarding_and_trace_headers() {
 
 #[tokio::test]
 async fn unknown_hosts_are_not_found() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -145,7 +145,7 @@ async fn unknown_hosts_are_not_found() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_in_flight_survive_scale_down() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;
@@ -172,7 +172,7 @@ async fn requests_in_flight_survive_scale_down() {
 
 #[tokio::test]
 async fn the_promised_metrics_are_there() {
-    if !root() {
+    if !able() {
         return;
     }
     let platform = Platform::start().await;

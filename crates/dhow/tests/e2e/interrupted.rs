@@ -3,11 +3,11 @@
 use http::Request;
 
 use crate::function::HELLO;
-use crate::harness::{Platform, eventually, kubectl, root};
+use crate::harness::{Platform, eventually, kubectl, machine};
 
 #[tokio::test]
 async fn sigterm_in_the_middle_of_a_request_lets_it_finish() {
-    if !root() {
+    if !machine() {
         return;
     }
     let mut platform = Platform::start().await;
@@ -40,7 +40,7 @@ const SLOW_TO_BUILD: &[(&str, &str)] = &[
 
 #[tokio::test]
 async fn sigterm_and_sigkill_in_the_middle_of_a_build() {
-    if !root() || kubectl().is_none() {
+    if !machine() || kubectl().is_none() {
         return;
     }
     let mut platform = Platform::start().await;
@@ -73,7 +73,7 @@ async fn sigterm_and_sigkill_in_the_middle_of_a_build() {
 
 #[tokio::test]
 async fn sigkill_in_the_middle_of_a_request() {
-    if !root() {
+    if !machine() {
         return;
     }
     let mut platform = Platform::start().await;
@@ -102,7 +102,7 @@ async fn sigkill_in_the_middle_of_a_request() {
 
 #[tokio::test]
 async fn sigterm_and_sigkill_in_the_middle_of_a_deploy() {
-    if !root() {
+    if !machine() {
         return;
     }
     let mut platform = Platform::start().await;

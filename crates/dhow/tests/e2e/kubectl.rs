@@ -6,11 +6,11 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use crate::function::HELLO;
-use crate::harness::{Platform, eventually, kubectl, root, said};
+use crate::harness::{Platform, able, eventually, kubectl, said};
 
 #[tokio::test]
 async fn get_and_describe_every_kind_of_the_flow() {
-    if !root() || kubectl().is_none() {
+    if !able() || kubectl().is_none() {
         return;
     }
     let platform = Platform::start().await;
@@ -58,7 +58,7 @@ async fn get_and_describe_every_kind_of_the_flow() {
 
 #[tokio::test]
 async fn apply_edit_wait_and_delete_a_function() {
-    if !root() || kubectl().is_none() {
+    if !able() || kubectl().is_none() {
         return;
     }
     let platform = Platform::start().await;
@@ -107,7 +107,7 @@ async fn apply_edit_wait_and_delete_a_function() {
 
 #[tokio::test]
 async fn lists_and_several_documents() {
-    if !root() || kubectl().is_none() {
+    if !able() || kubectl().is_none() {
         return;
     }
     let platform = Platform::start().await;
@@ -137,7 +137,7 @@ async fn lists_and_several_documents() {
 
 #[tokio::test]
 async fn edit_wait_and_watch_every_kind() {
-    if !root() || kubectl().is_none() {
+    if !able() || kubectl().is_none() {
         return;
     }
     let platform = Platform::start().await;
@@ -189,7 +189,7 @@ async fn edit_wait_and_watch_every_kind() {
 
 #[tokio::test]
 async fn edit_and_delete_the_generated_kinds() {
-    if !root() || kubectl().is_none() {
+    if !able() || kubectl().is_none() {
         return;
     }
     let platform = Platform::start().await;
@@ -232,7 +232,7 @@ async fn edit_and_delete_the_generated_kinds() {
 
 #[tokio::test]
 async fn logs_follow_and_get_watches() {
-    if !root() || kubectl().is_none() {
+    if !able() || kubectl().is_none() {
         return;
     }
     let platform = Platform::start().await;
@@ -271,7 +271,7 @@ async fn logs_follow_and_get_watches() {
 
 #[tokio::test]
 async fn errors_are_worded_as_kubernetes_words_them() {
-    if !root() || kubectl().is_none() {
+    if !able() || kubectl().is_none() {
         return;
     }
     let platform = Platform::start().await;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{DHOW, Platform, eventually, root};
+use crate::harness::{DHOW, Platform, eventually, machine};
 
 const PROBE: &str = r#"
 import ctypes, errno, os, socket
@@ -61,7 +61,7 @@ def handle(request):
 
 #[tokio::test]
 async fn every_property_of_the_sandbox() {
-    if !root() {
+    if !machine() {
         return;
     }
     let platform = Platform::start().await;
@@ -102,7 +102,7 @@ async fn every_property_of_the_sandbox() {
 
 #[tokio::test]
 async fn the_network_rules() {
-    if !root() {
+    if !machine() {
         return;
     }
     let platform = Platform::start().await;
@@ -139,7 +139,7 @@ fn addresses_of_the_host() -> Vec<String> {
 
 #[tokio::test]
 async fn the_cpu_limit_is_the_kernels() {
-    if !root() {
+    if !machine() {
         return;
     }
     let platform = Platform::start().await;
@@ -159,7 +159,7 @@ async fn the_cpu_limit_is_the_kernels() {
 
 #[tokio::test]
 async fn without_root_it_says_what_is_missing() {
-    if !root() {
+    if !machine() {
         return;
     }
     let dir = tempfile::Builder::new().prefix("dhow-e2e-user-").tempdir().expect("a folder");

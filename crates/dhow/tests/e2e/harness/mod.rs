@@ -1,6 +1,10 @@
-//! A real `dhow up` on free ports in a temporary data directory, and the clients that people use against it.
+//! A real platform and the clients that people use against it: a `dhow up` on free ports in a temporary data directory, or,
+//! where `DHOW_TEST_CLUSTER` names a kubeconfig, a namespace of its own on a cluster that Dhow is installed on.
 //!
-//! Waits for states, never for time: [`eventually`] polls a condition up to a generous limit and says what it saw last.
+//! Tests that hold on both call [`able`]; those about one machine and its processes call [`machine`]. Waits for states, never for time: [`eventually`] polls a condition up to a generous limit and says what it saw last.
+
+mod cluster;
+mod footprint;
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -17,10 +21,13 @@ pub const DHOW: &str = env!("CARGO_BIN_EXE_dhow");
 /// Far longer than anything takes; a test that needs it all has failed.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
+pub use footprint::{Footprint, cpu_shares, footprint};
+
 pub struct Platform {
     pub dir: tempfile::TempDir,
     child: Option<Child>,
     flags: Vec<String>,
+    cluster: Option<cluster::Tenant>,
 }
 
 pub struct Reply {
@@ -39,8 +46,17 @@ impl Reply {
     }
 }
 
-/// Whether the whole sandbox can be tested here; says so when not.
-pub fn root() -> bool {
+/// Whether a platform can be had here; says so when not.
+pub fn able() -> bool {
+    cluster::kubeconfig().is_some() || machine()
+}
+
+/// Whether the platform of one machine, with the whole sandbox, can be had here; says so when not.
+pub fn machine() -> bool {
+    if cluster::kubeconfig().is_some() {
+        eprintln!("skipped: about one machine, and this is a cluster");
+        return false;
+    }
     let root = nix::unistd::geteuid().is_root();
     if !root {
         eprintln!("skipped: needs root for namespaces and cgroups");
@@ -50,7 +66,12 @@ pub fn root() -> bool {
 
 impl Platform {
     pub async fn start() -> Self {
-        Self::start_with(&[]).await
+        if cluster::kubeconfig().is_none() {
+            return Self::start_with(&[]).await;
+        }
+        let mut platform = Self::new(&[]);
+        platform.cluster = Some(cluster::Tenant::new(&platform.kubeconfig(), platform.dir.path()));
+        platform
     }
 
     pub async fn start_with(flags: &[&str]) -> Self {
@@ -62,7 +83,7 @@ impl Platform {
     /// Not running yet.
     pub fn new(flags: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("dhow-e2e-").tempdir().expect("a temporary folder");
-        Self { dir, child: None, flags: flags.iter().map(|f| (*f).to_owned()).collect() }
+        Self { dir, child: None, flags: flags.iter().map(|f| (*f).to_owned()).collect(), cluster: None }
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -74,11 +95,26 @@ impl Platform {
     }
 
     pub fn log(&self) -> String {
+        if let Some(tenant) = &self.cluster {
+            return tenant.log();
+        }
         std::fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
         self.data_dir().join("kubeconfig")
+    }
+
+    pub fn namespace(&self) -> &str {
+        self.cluster.as_ref().map_or("default", |tenant| &tenant.namespace)
+    }
+
+    pub fn domain(&self) -> &str {
+        if self.cluster.is_some() { cluster::DOMAIN } else { "localhost" }
+    }
+
+    pub fn is_cluster(&self) -> bool {
+        self.cluster.is_some()
     }
 
     pub fn up_command(&self) -> Command {
@@ -149,7 +185,8 @@ impl Platform {
         let slot = self.slot();
         assert_eq!(self.stop().await, 0, "{}", self.log());
         // Another platform of this machine may take the slot at once: what is counted must be nobody's.
-        let lock = eventually("the slot is free", || async { hold(&slot).ok_or("held by another platform") }).await;
+        let lock =
+            eventually("the slot is free", || async { footprint::hold(&slot).ok_or("held by another platform") }).await;
         let left = footprint(&slot);
         drop(lock);
         let none = Footprint { sandboxed_processes: 0, cgroups: 0, links: 0, tables: 0, mounts: 0 };
@@ -157,6 +194,9 @@ impl Platform {
     }
 
     pub fn endpoint(&self, name: &str) -> String {
+        if let Some(tenant) = &self.cluster {
+            return tenant.endpoint(name);
+        }
         let text = std::fs::read(self.data_dir().join("endpoints.json")).expect("endpoints.json");
         let endpoints: Value = serde_json::from_slice(&text).expect("JSON");
         endpoints[name].as_str().unwrap_or_else(|| panic!("no endpoint {name} in {endpoints}")).to_owned()
@@ -216,7 +256,7 @@ impl Platform {
     }
 
     pub fn host(&self, function: &str) -> String {
-        format!("{function}.default.localhost")
+        format!("{function}.{}.{}", self.namespace(), self.domain())
     }
 
     pub async fn get(&self, function: &str, path: &str) -> Reply {
@@ -244,7 +284,17 @@ impl Platform {
         self.dhow_ok(&["scale", function, "--to", "0"]);
     }
 
+    /// What all gateways count.
     pub async fn metrics(&self) -> String {
+        if let Some(tenant) = &self.cluster {
+            let mut text = String::new();
+            for address in tenant.gateways() {
+                let request = Request::get("/metrics").header("host", "localhost").body(Full::default());
+                let reply = send(&address, request.expect("a request")).await.expect("metrics answer");
+                text.push_str(&reply.text());
+            }
+            return text;
+        }
         let request = Request::get("/metrics").header("host", "localhost").body(Full::default()).expect("a request");
         send(&self.endpoint("metrics"), request).await.expect("metrics answer").text()
     }
@@ -333,70 +383,4 @@ pub fn write_files(dir: &Path, files: &[(&str, &str)]) {
         std::fs::create_dir_all(path.parent().expect("inside the folder")).expect("a folder");
         std::fs::write(path, content).expect("written");
     }
-}
-
-/// Everything on this machine that only running instances need, and that must be gone after them.
-#[derive(Debug, PartialEq, Eq, Clone)]
-pub struct Footprint {
-    pub sandboxed_processes: usize,
-    pub cgroups: usize,
-    pub links: usize,
-    pub tables: usize,
-    pub mounts: usize,
-}
-
-/// Keeps platforms that start from taking the slot.
-fn hold(slot: &str) -> Option<nix::fcntl::Flock<std::fs::File>> {
-    let file = std::fs::File::open(format!("/run/dhow/slots/{slot}.lock")).expect("the slot's lock");
-    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).ok()
-}
-
-/// What is left of platforms whose slot nobody holds. Only meaningful while no other platform can take it.
-pub fn footprint(slot: &str) -> Footprint {
-    let run = |program: &str, args: &[&str]| {
-        let output = Command::new(program).args(args).output();
-        output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default()
-    };
-    let prefix = format!("dhow-{slot}");
-    let count_dirs = |root: &str| walk_dirs(Path::new(root)).iter().filter(|d| d.contains(&prefix)).count();
-    let processes = std::fs::read_dir("/proc").expect("/proc").flatten().filter(|entry| {
-        std::fs::read_to_string(entry.path().join("cgroup")).is_ok_and(|c| c.contains(&format!("/{prefix}")))
-    });
-    Footprint {
-        sandboxed_processes: processes.count(),
-        cgroups: count_dirs("/sys/fs/cgroup"),
-        links: run("ip", &["-o", "link"]).matches(&format!("dh{slot}-")).count(),
-        tables: run("nft", &["list", "tables"]).matches(&format!("dhow_{slot}\n")).count(),
-        mounts: std::fs::read_to_string("/proc/self/mounts").expect("mounts").matches("dhow-e2e-").count(),
-    }
-}
-
-/// The shares of a processor that the platform's cgroups may use at most, those without a limit left out.
-pub fn cpu_shares(slot: &str) -> Vec<f64> {
-    let number = |dir: &str, file: &str| -> Option<f64> {
-        std::fs::read_to_string(Path::new(dir).join(file)).ok()?.trim().parse().ok()
-    };
-    let of_group = |dir: &String| match number(dir, "cpu.cfs_quota_us") {
-        Some(quota) => Some(quota / number(dir, "cpu.cfs_period_us")?),
-        None => {
-            let text = std::fs::read_to_string(Path::new(dir).join("cpu.max")).ok()?;
-            let (quota, period) = text.trim().split_once(' ')?;
-            Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
-        }
-    };
-    let prefix = format!("dhow-{slot}");
-    let groups = walk_dirs(Path::new("/sys/fs/cgroup")).into_iter().filter(|d| d.contains(&prefix));
-    groups.filter_map(|dir| of_group(&dir)).filter(|share| *share > 0.0).collect()
-}
-
-fn walk_dirs(dir: &Path) -> Vec<String> {
-    let mut found = vec![];
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            found.push(path.display().to_string());
-            found.extend(walk_dirs(&path));
-        }
-    }
-    found
 }
