@@ -7,7 +7,9 @@
 
 pub mod autoscaling;
 pub mod build;
+pub mod class;
 pub mod condition;
+mod definitions;
 pub mod function;
 pub mod image;
 pub mod names;
@@ -18,5 +20,6 @@ pub mod serving;
 pub mod wire;
 
 pub use condition::{Condition, ConditionSet, Conditions};
+pub use definitions::definitions;
 pub use k8s_openapi;
 pub use wire::Clock;

@@ -20,6 +20,8 @@ pub const REVISION_CONDITIONS: ConditionSet = ConditionSet::living(&["ResourcesA
 
 pub mod reason {
     pub const NOT_OWNED: &str = "NotOwned";
+    /// What no schema refuses, and nothing can be made of.
+    pub const INVALID_SPEC: &str = "InvalidSpec";
     pub const OUT_OF_DATE: &str = "OutOfDate";
     pub const TRAFFIC_NOT_MIGRATED: &str = "TrafficNotMigrated";
     pub const REVISION_FAILED: &str = "RevisionFailed";

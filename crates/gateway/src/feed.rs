@@ -97,6 +97,9 @@ impl Feed {
 
     /// An Ingress as it is now. Visible to requests after [`Feed::publish`].
     pub fn ingress(&self, ingress: &Ingress) {
+        if !api::class::is_our_ingress(&ingress.metadata) {
+            return self.remove_ingress(ingress);
+        }
         let mut sources = self.sources();
         let mut names = HashSet::new();
         let compiled = table::compile(ingress, &mut |key, policy| {

@@ -84,7 +84,7 @@ fn gather(
     wanted: impl Fn(&Key, Timestamp) -> kpa::Wanted,
 ) -> Plan {
     let Some(autoscaler) = view.get::<PodAutoscaler>(&key.namespace, &key.name) else { return Plan::default() };
-    if reconcile::view::is_deleting(autoscaler.as_ref()) {
+    if reconcile::view::is_deleting(autoscaler.as_ref()) || !api::class::is_our_autoscaler(&autoscaler.metadata) {
         return Plan::default();
     }
     let inputs = plan::Inputs {

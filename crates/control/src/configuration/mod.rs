@@ -18,7 +18,7 @@ pub fn controller(caches: &Caches, applier: Applier, clock: api::Clock) -> Contr
 
 fn gather(view: &impl View, key: &Key, now: Timestamp) -> Plan {
     let Some(configuration) = view.get::<Configuration>(&key.namespace, &key.name) else { return Plan::default() };
-    if reconcile::view::is_deleting(configuration.as_ref()) {
+    if reconcile::view::is_deleting(configuration.as_ref()) || !api::class::is_ours(&configuration.metadata) {
         return Plan::default();
     }
     let name = children::revision_name(&configuration);

@@ -29,7 +29,7 @@ pub fn controller(caches: &Caches, applier: Applier, clock: api::Clock, cluster:
 
 fn gather(view: &impl View, key: &Key, cluster: Option<&Arc<Cluster>>, now: Timestamp) -> Plan {
     let Some(function) = view.get::<Function>(&key.namespace, &key.name) else { return Plan::default() };
-    if reconcile::view::is_deleting(function.as_ref()) {
+    if reconcile::view::is_deleting(function.as_ref()) || !api::class::is_ours(&function.metadata) {
         return Plan::default();
     }
     let wanted_build = children::build_name(&function);

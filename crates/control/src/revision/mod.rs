@@ -30,7 +30,7 @@ pub fn controller(caches: &Caches, applier: Applier, clock: api::Clock, cluster:
 
 fn gather(view: &impl View, cluster: Option<&Cluster>, key: &Key, now: Timestamp) -> Plan {
     let Some(revision) = view.get::<Revision>(&key.namespace, &key.name) else { return Plan::default() };
-    if reconcile::view::is_deleting(revision.as_ref()) {
+    if reconcile::view::is_deleting(revision.as_ref()) || !api::class::is_ours(&revision.metadata) {
         return Plan::default();
     }
     let inputs = plan::Inputs {

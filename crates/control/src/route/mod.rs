@@ -75,7 +75,7 @@ fn referring<'a, K: reconcile::Kind>(
 
 fn gather(view: &impl View, hosts: &Hosts, key: &Key, now: Timestamp) -> Plan {
     let Some(route) = view.get::<Route>(&key.namespace, &key.name) else { return Plan::default() };
-    if reconcile::view::is_deleting(route.as_ref()) {
+    if reconcile::view::is_deleting(route.as_ref()) || !api::class::is_ours(&route.metadata) {
         return Plan::default();
     }
     let namespace = key.namespace.as_str();

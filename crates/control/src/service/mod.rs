@@ -19,7 +19,7 @@ pub fn controller(caches: &Caches, applier: Applier, clock: api::Clock) -> Contr
 
 fn gather(view: &impl View, key: &Key, now: Timestamp) -> Plan {
     let Some(service) = view.get::<Service>(&key.namespace, &key.name) else { return Plan::default() };
-    if reconcile::view::is_deleting(service.as_ref()) {
+    if reconcile::view::is_deleting(service.as_ref()) || !api::class::is_ours(&service.metadata) {
         return Plan::default();
     }
     let configuration = view.get::<Configuration>(&key.namespace, &key.name);

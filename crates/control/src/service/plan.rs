@@ -3,7 +3,7 @@
 //! A child's word counts only when it is about the child's newest generation.
 
 use api::condition;
-use api::serving::{Configuration, Route, SERVICE_CONDITIONS, Service, ServiceStatus, reason};
+use api::serving::{self, Configuration, Route, SERVICE_CONDITIONS, Service, ServiceStatus, reason};
 use jiff::Timestamp;
 use reconcile::Plan;
 
@@ -18,6 +18,15 @@ pub fn plan(service: &Service, configuration: Option<&Configuration>, route: Opt
     let mut status = service.status.clone().unwrap_or_default();
     status.observed_generation = generation_of(service);
     SERVICE_CONDITIONS.init(&mut status.conditions, now);
+    // On one machine it is refused before it is kept; a cluster's API server knows the schema only.
+    let problems = serving::validate_service(&service.spec);
+    if !problems.is_empty() {
+        let message: Vec<String> = problems.into_iter().map(|(path, problem)| format!("{path}: {problem}")).collect();
+        let (conditions, message) = (&mut status.conditions, message.join("; "));
+        SERVICE_CONDITIONS.mark_false(conditions, CONFIGURATIONS_READY, reason::INVALID_SPEC, &message, now);
+        plan.status(service, &status, now);
+        return plan;
+    }
     plan_configuration(service, configuration, &mut plan, &mut status, now);
     plan_route(service, route, &mut plan, &mut status, now);
     plan.tell_refusal(service, &status, SERVICE_CONDITIONS, CONFIGURATIONS_READY, now);

@@ -115,3 +115,24 @@ fn a_label_taken_away_goes_from_the_children() {
     let world = run("without", &world).world;
     assert!(!world.expect::<Route>("default", "hello").metadata.labels.unwrap().contains_key("a"));
 }
+
+#[test]
+fn what_a_cluster_could_not_refuse_is_told() {
+    let mut world = given(json!([]));
+    world.edit::<Service>("default", "hello", |s| s.spec.template.spec.timeout_seconds = Some(1000));
+    let outcome = run("too long", &world);
+    assert_eq!(outcome.writes, ["status Service default/hello"]);
+    let status = outcome.world.expect::<Service>("default", "hello").status.unwrap();
+    let want = "False InvalidSpec: spec.template.spec.timeoutSeconds: expected 0 <= 1000 <= 600";
+    assert_eq!(tell(&status.conditions, "Ready"), want);
+}
+
+#[test]
+fn services_of_another_class_are_left_alone() {
+    let mut world = given(json!([]));
+    let class = |s: &mut Service| {
+        s.metadata.annotations.get_or_insert_default().insert("dhow.dev/class".into(), "other".into());
+    };
+    world.edit::<Service>("default", "hello", class);
+    assert_eq!(run("another's", &world).writes, [""; 0]);
+}
