@@ -1,5 +1,6 @@
 //! The repository's own checks and chores: `cargo xtask tidy` keeps the documents and the code saying the same.
 
+mod chart;
 mod cluster;
 mod image;
 mod tidy;
@@ -10,6 +11,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.first().map(String::as_str) {
         Some("tidy") => tidy::run(),
+        Some("chart") => return made(chart::run()),
         Some("cluster") => return cluster::run(&arguments[1..]),
         Some("image") => {
             let profile = match arguments.get(1).map(String::as_str) {
@@ -41,7 +43,7 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: cargo xtask tidy|image [--dev]|cluster");
+    eprintln!("usage: cargo xtask tidy|chart|image [--dev]|cluster");
     ExitCode::from(2)
 }
 

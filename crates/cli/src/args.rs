@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use api::names::SYSTEM_NAMESPACE;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::install::{InstallCommand, UninstallCommand};
 use crate::roles::{BuildStepArgs, RoleArgs};
 use crate::size;
 
@@ -26,6 +28,9 @@ pub struct Global {
     /// How to reach the platform; else DHOW_KUBECONFIG, KUBECONFIG, and the default data directory's
     #[arg(long, global = true, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
+    /// Dhow's own namespace on a cluster
+    #[arg(long, global = true, env = "DHOW_SYSTEM_NAMESPACE", default_value = SYSTEM_NAMESPACE, hide_default_value = true, value_name = "NAME")]
+    pub system_namespace: String,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -54,6 +59,10 @@ pub enum Command {
     Status(FormatArgs),
     /// Which version this is
     Version(FormatArgs),
+    /// Put Dhow on a Kubernetes cluster, or bring it up to date
+    Install(Box<InstallCommand>),
+    /// Remove Dhow from a Kubernetes cluster
+    Uninstall(UninstallCommand),
     /// One part of the platform as a process of its own, on a cluster
     Role(Box<RoleArgs>),
     /// A step of a build on a cluster; started by the builder

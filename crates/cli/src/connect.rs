@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use api::names::{ENDPOINTS_CONFIG_MAP, SYSTEM_NAMESPACE};
+use api::names::ENDPOINTS_CONFIG_MAP;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use kube::api::PostParams;
@@ -25,6 +25,8 @@ pub struct Platform {
     pub client: Client,
     pub server: String,
     pub namespace: String,
+    /// Dhow's own.
+    pub system_namespace: String,
     /// The kubeconfig's bearer token, which the platform API wants as well.
     pub token: Option<String>,
 }
@@ -112,7 +114,7 @@ pub async fn platform(global: &Global) -> Result<Platform> {
     let namespace = global.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
     let client = Client::try_from(config).map_err(|e| unusable(innermost(&e)))?;
-    Ok(Platform { client, server, namespace, token })
+    Ok(Platform { client, server, namespace, system_namespace: global.system_namespace.clone(), token })
 }
 
 impl Platform {
@@ -125,7 +127,7 @@ impl Platform {
     }
 
     pub async fn endpoints(&self) -> Result<Endpoints> {
-        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), SYSTEM_NAMESPACE);
+        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.system_namespace);
         let found = maps.get_opt(ENDPOINTS_CONFIG_MAP).await;
         let found = found.map_err(|e| Failure::api("asking where the platform listens", &e))?;
         let mut data = found.and_then(|map| map.data).unwrap_or_default();
@@ -151,9 +153,18 @@ impl Platform {
         match published {
             Some(url) => Ok(Door::At(url.to_owned())),
             // Only a cluster says so, and there pods can be reached without an address.
-            None if endpoints.audience.is_some() => Ok(Door::Through { client: self.client.clone(), part }),
-            None => Err(missing(part.component)),
+            None if endpoints.audience.is_some() => {
+                let (client, namespace) = (self.client.clone(), self.system_namespace.clone());
+                Ok(Door::Through { client, namespace, part })
+            }
+            None => Err(self.missing(part.component)),
         }
+    }
+
+    fn missing(&self, key: &str) -> Failure {
+        Failure::unreachable(format!("the platform does not say where its {key} is"))
+            .object(format!("configmap/{ENDPOINTS_CONFIG_MAP} in {}", self.system_namespace))
+            .next("is it still starting? look with: dhow status")
     }
 
     /// What an upload to the namespace comes with.
@@ -170,12 +181,6 @@ impl Platform {
         let made = made.map_err(|e| Failure::api(&what, &e))?;
         Ok(made.status.map(|status| status.token))
     }
-}
-
-fn missing(key: &str) -> Failure {
-    Failure::unreachable(format!("the platform does not say where its {key} is"))
-        .object(format!("configmap/{ENDPOINTS_CONFIG_MAP} in {SYSTEM_NAMESPACE}"))
-        .next("is it still starting? look with: dhow status")
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use api::names::SYSTEM_NAMESPACE;
 use http::uri::Authority;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, Portforwarder};
@@ -35,6 +34,7 @@ pub enum Door {
     At(String),
     Through {
         client: Client,
+        namespace: String,
         part: Part,
     },
 }
@@ -61,7 +61,7 @@ impl Door {
         let connecting = async {
             match self {
                 Door::At(url) => dial(url).await,
-                Door::Through { client, part } => forward(client, *part).await,
+                Door::Through { client, namespace, part } => forward(client, namespace, *part).await,
             }
         };
         let connected = tokio::time::timeout(CONNECT, connecting).await;
@@ -73,7 +73,7 @@ impl fmt::Display for Door {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Door::At(url) => f.write_str(url),
-            Door::Through { part, .. } => write!(f, "the {} pods in {SYSTEM_NAMESPACE}", part.component),
+            Door::Through { namespace, part, .. } => write!(f, "the {} pods in {namespace}", part.component),
         }
     }
 }
@@ -87,8 +87,8 @@ async fn dial(url: &str) -> Result<Way, String> {
     Ok(Way { stream: Box::new(stream), forwarder: None })
 }
 
-async fn forward(client: &Client, part: Part) -> Result<Way, String> {
-    let pods: Api<Pod> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+async fn forward(client: &Client, namespace: &str, part: Part) -> Result<Way, String> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let labels = format!("app.kubernetes.io/part-of=dhow,app.kubernetes.io/component={}", part.component);
     let found = pods.list(&ListParams::default().labels(&labels)).await.map_err(|e| innermost(&e))?;
     let name = found.items.iter().find(|pod| serves(pod)).and_then(|pod| pod.metadata.name.as_deref());

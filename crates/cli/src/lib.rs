@@ -11,6 +11,7 @@ mod connect;
 mod door;
 mod failure;
 mod http;
+mod install;
 mod instances;
 mod names;
 mod output;

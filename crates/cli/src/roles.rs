@@ -26,9 +26,9 @@ pub struct CommonArgs {
     /// Where other roles reach this copy
     #[arg(long, env = "POD_IP", global = true, default_value = "127.0.0.1", value_name = "ADDRESS")]
     pub pod_ip: std::net::IpAddr,
-    /// The namespace of Dhow itself
+    /// The namespace of this copy, which is Dhow's own
     #[arg(long, env = "POD_NAMESPACE", global = true, default_value = "dhow-system", value_name = "NAME")]
-    pub system_namespace: String,
+    pub pod_namespace: String,
 }
 
 #[derive(Clone, Debug, Subcommand)]

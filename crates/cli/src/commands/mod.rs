@@ -33,6 +33,8 @@ pub async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Scale(args) => scale::run(context, &args).await,
         Command::Delete(args) => delete::run(context, &args).await,
         Command::Status(args) => status::run(context, args).await,
+        Command::Install(args) => crate::install::install(context, *args).await,
+        Command::Uninstall(args) => crate::install::uninstall(context, args).await,
         Command::Version(args) => {
             version(context, args);
             Ok(())

@@ -29,7 +29,7 @@ pub async fn start(process: &mut Process, args: &cli::roles::BuilderArgs) -> Res
     let listener = Listener::bind(&args.listen.to_string(), "--listen").await?;
     let config = config(process, args)?;
     let sink = Sink::Remote { remote: Remote::new(&config.remote)?, prefix: config.registry.clone() };
-    let hosts = [COMPONENT.to_owned(), service_name(&process.common.system_namespace)].into();
+    let hosts = [COMPONENT.to_owned(), service_name(&process.common.pod_namespace)].into();
     let limits = platform::Limits { max_source_bytes: args.max_source, hosts, ..platform::Limits::default() };
     let uploads = platform::service(sink, authorize(process.client.clone()), limits);
     let answer = move |request| {
@@ -100,7 +100,7 @@ fn config(process: &Process, args: &cli::roles::BuilderArgs) -> Result<ClusterCo
         },
     });
     Ok(ClusterConfig {
-        namespace: process.common.system_namespace.clone(),
+        namespace: process.common.pod_namespace.clone(),
         // What is there at the start is removed, and the folder itself may be a volume.
         work_dir: args.work_dir.join("sources"),
         image: args.image.clone(),

@@ -28,7 +28,7 @@ pub fn start(process: &mut Process, args: &cli::roles::GatewayArgs) -> Result<()
     });
     let (to_autoscaler, messages) = mpsc::channel(crate::up::POKES);
     let feed = gateway.feed();
-    let (client, namespace) = (process.client.clone(), process.common.system_namespace.clone());
+    let (client, namespace) = (process.client.clone(), process.common.pod_namespace.clone());
     process.tasks.spawn(WORK, "reports", OnExit::ShutDown, |stop| async move {
         gateway::push(&feed, client, leaders::AUTOSCALER_LEASE, &namespace, messages, stop).await;
         Ok::<(), std::convert::Infallible>(())

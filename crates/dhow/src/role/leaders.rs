@@ -53,7 +53,7 @@ fn config(process: &Process, domain: &str, gateway_port: u16, exposure: Exposure
         node_name: String::new(),
         cluster: Some(Cluster {
             pre_stop_seconds: Cluster::PRE_STOP_SECONDS,
-            gateway: format!("{GATEWAY_SERVICE}.{}.svc.cluster.local", process.common.system_namespace),
+            gateway: format!("{GATEWAY_SERVICE}.{}.svc.cluster.local", process.common.pod_namespace),
             exposure,
             pull_secrets: vec![],
         }),

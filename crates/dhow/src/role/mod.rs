@@ -79,7 +79,7 @@ impl Process {
     fn candidate(&self, lease: &str, port: u16) -> Candidate {
         Candidate {
             client: self.client.clone(),
-            namespace: self.common.system_namespace.clone(),
+            namespace: self.common.pod_namespace.clone(),
             lease: lease.to_owned(),
             identity: format!("{}@{}", self.common.pod_name, std::net::SocketAddr::new(self.common.pod_ip, port)),
             timing: Timing::default(),
