@@ -8,10 +8,14 @@ use kube::CustomResourceExt as _;
 use serde_json::{Map, Value, json};
 
 use crate::names::USER_CONTAINER;
-use crate::{autoscaling, build, function, networking, serving};
+use crate::{autoscaling, build, function, networking, rules, serving};
 
 /// More targets than anybody has; the cost of a rule is bounded by it.
 const MOST_TARGETS: u64 = 256;
+const MOST_FILES: u64 = 256;
+const MOST_VARIABLES: u64 = 256;
+const QUANTITY: &str =
+    r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+))?$";
 /// The pod template's fields from here on are Kubernetes' own, and described there.
 const POD_LISTS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
 
@@ -35,6 +39,7 @@ fn fit(definition: CustomResourceDefinition) -> CustomResourceDefinition {
     for version in value["spec"]["versions"].as_array_mut().into_iter().flatten() {
         let schema = &mut version["schema"]["openAPIV3Schema"];
         walk(schema, &mut no_null_in_enum);
+        walk(schema, &mut amounts);
         match kind.as_str() {
             "Function" => function_rules(schema),
             "Service" => {
@@ -134,8 +139,26 @@ fn traffic(schema: &mut Value) {
 fn named(schema: &mut Value) {
     schema["x-kubernetes-validations"] = json!([{
         "rule": "self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-        "message": "the name must be a DNS label of at most 63 characters: a-z, 0-9 and '-', beginning with a letter",
+        "message": rules::DNS_LABEL,
     }]);
+}
+
+fn variables(env: &mut Value) {
+    env["maxItems"] = json!(MOST_VARIABLES);
+    env["items"]["x-kubernetes-validations"] = json!([{
+        "rule": format!("!(self.name in {})", json!(rules::RESERVED)),
+        "messageExpression": "'\"' + self.name + '\" is a reserved environment variable'",
+    }]);
+}
+
+/// Amounts are texts or numbers; texts that are no amount would stop a Deployment, later.
+fn amounts(node: &mut Map<String, Value>) {
+    for of in ["limits", "requests"] {
+        let values = node.get_mut(of).and_then(|amounts| amounts.get_mut("additionalProperties"));
+        if let Some(Value::Object(values)) = values {
+            values.insert("pattern".into(), json!(QUANTITY));
+        }
+    }
 }
 
 fn function_rules(schema: &mut Value) {
@@ -144,7 +167,14 @@ fn function_rules(schema: &mut Value) {
     spec["source"]["x-kubernetes-validations"] = json!([{
         "rule": "has(self.blob) != has(self.inline)", "message": "expected exactly one of blob, inline",
     }]);
-    spec["source"]["properties"]["inline"]["properties"]["files"]["minProperties"] = json!(1);
+    let files = &mut spec["source"]["properties"]["inline"]["properties"]["files"];
+    files["minProperties"] = json!(1);
+    files["maxProperties"] = json!(MOST_FILES);
+    files["x-kubernetes-validations"] = json!([{
+        "rule": "self.all(path, !path.startsWith('/') && !path.split('/').exists(part, part in ['', '.', '..']))",
+        "message": "each name must be a relative path inside the source, without '..'",
+    }]);
+    variables(&mut spec["env"]);
     spec["scale"]["x-kubernetes-validations"] = json!([{
         "rule": "!has(self.min) || !has(self.max) || self.max == 0 || self.min <= self.max",
         "message": "min is greater than max",

@@ -8,7 +8,10 @@ use crate::quantity;
 pub type Complaint = (String, String);
 
 /// Set by the platform in every instance.
-const RESERVED: [&str; 4] = ["PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION"];
+pub(crate) const RESERVED: [&str; 4] = ["PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION"];
+pub(crate) const DNS_LABEL: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start \
+    with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name', or 'abc-123', regex used for \
+    validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 
 /// What is wrong with a name that becomes part of a host name.
 pub fn dns_label(name: &str) -> Option<String> {
@@ -18,12 +21,7 @@ pub fn dns_label(name: &str) -> Option<String> {
         return Some("must be no more than 63 characters".into());
     }
     let good = first.is_ascii_lowercase() && alphanumeric(last) && name.bytes().all(|b| alphanumeric(b) || b == b'-');
-    (!good).then(|| {
-        "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic \
-         character, and end with an alphanumeric character (e.g. 'my-name', or 'abc-123', regex used for validation \
-         is '[a-z]([-a-z0-9]*[a-z0-9])?')"
-            .into()
-    })
+    (!good).then(|| DNS_LABEL.into())
 }
 
 pub fn env(path: &str, env: &[EnvVar]) -> Vec<Complaint> {

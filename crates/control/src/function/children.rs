@@ -60,7 +60,7 @@ pub fn service(function: &Function, image: &str, cluster: Option<&Cluster>) -> S
         pod,
         ..RevisionSpec::default()
     };
-    let scaling = scaling(function.spec.scale.as_ref());
+    let scaling = scaling(function.spec.scale.as_ref(), concurrency.unwrap_or(FunctionSpec::DEFAULT_CONCURRENCY));
     let metadata = ObjectMeta {
         labels: Some(function_label(function)),
         annotations: (!scaling.is_empty()).then_some(scaling),
@@ -95,7 +95,7 @@ fn for_kubelet(pod: &mut PodSpec, isolation: Isolation, cluster: &Cluster) {
         if !given {
             let quantities =
                 |pairs: [(&str, &str); 2]| pairs.map(|(k, v)| (k.to_owned(), Quantity(v.to_owned()))).into();
-            resources.requests = Some(quantities([("cpu", "50m"), ("memory", "64Mi")]));
+            resources.requests = Some(quantities([("cpu", "25m"), ("memory", "64Mi")]));
             resources.limits = Some(quantities([("memory", "512Mi"), ("ephemeral-storage", "1Gi")]));
         }
     }
@@ -103,8 +103,12 @@ fn for_kubelet(pod: &mut PodSpec, isolation: Isolation, cluster: &Cluster) {
 
 /// The gateway is always in the path, so nothing needs Knative's grace after the window: an instance that was
 /// idle for one window goes.
-fn scaling(scale: Option<&Scale>) -> Labels {
+fn scaling(scale: Option<&Scale>, concurrency: i64) -> Labels {
     let mut annotations = Labels::new();
+    if concurrency == 1 {
+        // An instance for each event at once, and none to spare: with one to spare a single event would have two.
+        annotations.insert(annotation::TARGET_UTILIZATION.to_owned(), "100".to_owned());
+    }
     let Some(scale) = scale else { return annotations };
     let mut put = |key: &str, value: String| annotations.insert(key.to_owned(), value);
     if let Some(min) = scale.min {

@@ -44,7 +44,7 @@ async fn new_deploy_invoke_logs_delete() {
         };
         run(&["new", language, &name]);
         let url = run(&["deploy", &name]);
-        assert!(url.trim().starts_with(&format!("http://{name}.default.localhost:")), "{url}");
+        assert!(url.trim().starts_with(&format!("http://{}", platform.host(&name))), "{url}");
         assert!(!run(&["invoke", &name, "--data", "x"]).is_empty());
         assert!(run(&["list"]).contains(&name));
         run(&["delete", &name]);

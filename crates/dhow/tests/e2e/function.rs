@@ -35,7 +35,7 @@ async fn idle_functions_go_to_zero_by_themselves() {
     }
     let platform = Platform::start().await;
     let manifest = json!({
-        "apiVersion": "dhow.dev/v1alpha1", "kind": "Function", "metadata": {"name": "brief", "namespace": "default"},
+        "apiVersion": "dhow.dev/v1alpha1", "kind": "Function", "metadata": {"name": "brief"},
         "spec": {"runtime": "python", "scale": {"idleSeconds": 6},
                  "source": {"inline": {"files": {"main.py": "def handle(request):\n    return 'ok'\n"}}}},
     });

@@ -288,7 +288,7 @@ async fn errors_are_worded_as_kubernetes_words_them() {
         ("spec: {runtime: cobol, source: {inline: {files: {main.py: x}}}}\n", "spec.runtime"),
         ("spec: {source: {inline: {files: {../main.py: x}}}}\n", "without '..'"),
         ("spec: {source: {inline: {files: {main.py: x}}}, env: [{name: PORT}]}\n", "reserved environment variable"),
-        ("spec: {source: {inline: {files: {main.py: x}}}, resources: {limits: {memory: lots}}}\n", "is no quantity"),
+        ("spec: {source: {inline: {files: {main.py: x}}}, resources: {limits: {memory: lots}}}\n", "\"lots\""),
     ] {
         let said = apply(&format!("{head}{spec}"));
         assert!(said.contains(want), "{spec}: {said}");

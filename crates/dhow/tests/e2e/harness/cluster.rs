@@ -38,7 +38,7 @@ impl Tenant {
     }
 
     pub fn log(&self) -> String {
-        let selector = "app.kubernetes.io/part-of=dhow";
+        let selector = "app.kubernetes.io/name=dhow";
         let output = admin(&[
             "logs",
             "--namespace",

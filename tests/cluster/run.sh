@@ -1,0 +1,66 @@
+#!/bin/sh
+# The end-to-end tests on a real cluster of this machine, with Dhow installed on it as on any other. Arguments go to the
+# tests. Where there can be no cluster it says so and ends well. DHOW_KEEP_CLUSTER=1 leaves everything running.
+set -eu
+cd "$(dirname "$0")/../.."
+
+# What pods call this machine, and the registry that containerd there speaks plain HTTP to.
+host=10.213.255.1
+registry=$host:5000
+work=${DHOW_CLUSTER_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/dhow/cluster}/tests
+
+code=0
+kubeconfig=$(cargo xtask cluster up) || code=$?
+case $code in
+0) ;;
+3) exit 0 ;;
+*) exit "$code" ;;
+esac
+
+serving=""
+finish() {
+    code=$?
+    trap - EXIT
+    if [ -z "${DHOW_KEEP_CLUSTER:-}" ]; then
+        [ -z "$serving" ] || kill "$serving" 2>/dev/null || true
+        cargo xtask cluster down || true
+    fi
+    exit "$code"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+mkdir -p "$work"
+answers() { python3 -c "import urllib.request; urllib.request.urlopen('http://$registry/v2/', timeout=2)" 2>/dev/null; }
+if ! answers; then
+    printf 'version: 0.1\nstorage: {filesystem: {rootdirectory: %s}, delete: {enabled: true}}\nhttp: {addr: "%s"}\nlog: {level: warn}\n' \
+        "$work/registry" "$registry" >"$work/registry.yaml"
+    docker-registry serve "$work/registry.yaml" >"$work/registry.log" 2>&1 &
+    serving=$!
+    until answers; do
+        kill -0 "$serving" || { cat "$work/registry.log" >&2; exit 1; }
+        sleep 0.1
+    done
+fi
+# Base images out of Debian's packages: made once for each state of the script and of the packages' versions.
+state=$(cat tests/cluster/base-image.py /var/lib/dpkg/status | sha256sum | cut -c1-16)
+for base in python node; do
+    archive=$work/$base-$state.tar
+    if ! [ -f "$archive" ]; then
+        rm -f "$work/$base"-*.tar
+        /usr/bin/python3 tests/cluster/base-image.py "$base" "$archive.part" >/dev/null
+        mv "$archive.part" "$archive"
+    fi
+    skopeo copy --quiet --dest-tls-verify=false "oci-archive:$archive" "docker://$registry/base/$base:1"
+done
+
+image=$(cargo xtask image --dev)
+cargo xtask cluster load "$image"
+# The image's program is the command line, too: the same build for both.
+cargo build --quiet --package dhow
+KUBECONFIG=$kubeconfig cargo run --quiet --package dhow -- install \
+    --image dhow.dev/dhow:dev --domain dhow.test --gateway-service-type ClusterIP \
+    --registry "$registry/dhow" --registry-insecure "$registry" --build-egress "$host/32:5000" \
+    --build-env NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt \
+    --base-python "$registry/base/python:1" --base-node "$registry/base/node:1" ${DHOW_INSTALL_FLAGS:-}
+DHOW_TEST_CLUSTER=$kubeconfig cargo test --quiet --package dhow --test e2e -- "$@"
