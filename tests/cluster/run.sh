@@ -54,12 +54,13 @@ for base in python node; do
     skopeo copy --quiet --dest-tls-verify=false "oci-archive:$archive" "docker://$registry/base/$base:1"
 done
 
-image=$(cargo xtask image --dev)
-cargo xtask cluster load "$image"
+made=$(cargo xtask image --dev)
+image=$(echo "$made" | tail -n 1)
+cargo xtask cluster load "$(echo "$made" | head -n 1)"
 # The image's program is the command line, too: the same build for both.
 cargo build --quiet --package dhow
 KUBECONFIG=$kubeconfig cargo run --quiet --package dhow -- install \
-    --image dhow.dev/dhow:dev --domain dhow.test --gateway-service-type ClusterIP \
+    --image "$image" --domain dhow.test --gateway-service-type ClusterIP \
     --registry "$registry/dhow" --registry-insecure "$registry" --build-egress "$host/32:5000" \
     --build-env NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt \
     --base-python "$registry/base/python:1" --base-node "$registry/base/node:1" ${DHOW_INSTALL_FLAGS:-}

@@ -30,19 +30,20 @@ pub enum Profile {
     Release,
 }
 
-/// Builds the program and writes the archive; says where.
-pub fn run(profile: Profile) -> Result<PathBuf> {
+/// Builds the program and writes the archive; says where, and what the image is called.
+pub fn run(profile: Profile) -> Result<(PathBuf, String)> {
     let program = build(profile)?;
     let bytes = std::fs::read(&program).with_context(|| program.display().to_string())?;
     let folder = PathBuf::from("target/image");
     std::fs::create_dir_all(&folder)?;
     let (file, version) = match profile {
-        Profile::Dev => ("dhow-dev.tar", "dev"),
-        Profile::Release => ("dhow.tar", env!("CARGO_PKG_VERSION")),
+        // Another program is another image, so that a cluster takes it for one.
+        Profile::Dev => ("dhow-dev.tar", format!("dev-{}", &digest(&bytes)["sha256:".len()..][..12])),
+        Profile::Release => ("dhow.tar", env!("CARGO_PKG_VERSION").to_owned()),
     };
     let archive = folder.join(file);
-    std::fs::write(&archive, compose(&bytes, version)?)?;
-    Ok(archive)
+    std::fs::write(&archive, compose(&bytes, &version)?)?;
+    Ok((archive, format!("{NAME}:{version}")))
 }
 
 /// The C library is linked in, since there is none in the image. Only the last step differs from other builds, so that

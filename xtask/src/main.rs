@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.first().map(String::as_str) {
         Some("tidy") => tidy::run(),
-        Some("chart") => return made(chart::run()),
+        Some("chart") => return made(chart::run().map(|path| path.display().to_string())),
         Some("cluster") => return cluster::run(&arguments[1..]),
         Some("image") => {
             let profile = match arguments.get(1).map(String::as_str) {
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
                 Some("--dev") => image::Profile::Dev,
                 Some(_) => return usage(),
             };
-            return made(image::run(profile));
+            return made(image::run(profile).map(|(path, name)| format!("{}\n{name}", path.display())));
         }
         _ => return usage(),
     };
@@ -48,10 +48,10 @@ fn usage() -> ExitCode {
 }
 
 /// Where the result is, for scripts.
-fn made(path: anyhow::Result<std::path::PathBuf>) -> ExitCode {
-    match path {
-        Ok(path) => {
-            println!("{}", path.display());
+fn made(what: anyhow::Result<String>) -> ExitCode {
+    match what {
+        Ok(what) => {
+            println!("{what}");
             ExitCode::SUCCESS
         }
         Err(error) => {

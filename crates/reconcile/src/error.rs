@@ -38,6 +38,8 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Error::Api { source, .. } => match source.as_ref() {
+                // Everything in it goes, and so will what we wanted to change.
+                kube::Error::Api(status) if is_terminating(status) => Class::NotFound,
                 kube::Error::Api(status) => class_of_code(status.code),
                 _ => Class::Retry,
             },
@@ -46,6 +48,11 @@ impl Error {
             Error::Panicked(_) => Class::Fatal,
         }
     }
+}
+
+fn is_terminating(status: &kube::core::Status) -> bool {
+    let mut causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 fn class_of_code(code: u16) -> Class {

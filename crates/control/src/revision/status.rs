@@ -24,6 +24,8 @@ struct Trouble {
     condition: &'static str,
     reason: String,
     message: String,
+    /// It may yet pass by itself.
+    pending: bool,
 }
 
 pub fn status(inputs: &Inputs, now: Timestamp) -> RevisionStatus {
@@ -46,7 +48,11 @@ pub fn status(inputs: &Inputs, now: Timestamp) -> RevisionStatus {
     } else if let Some(trouble) = trouble(inputs, &autoscaler.conditions) {
         let other = if trouble.condition == CONTAINER_HEALTHY { RESOURCES_AVAILABLE } else { CONTAINER_HEALTHY };
         REVISION_CONDITIONS.mark_unknown(conditions, other, reason::DEPLOYING, "", now);
-        REVISION_CONDITIONS.mark_false(conditions, trouble.condition, &trouble.reason, &trouble.message, now);
+        let (condition, reason, message) = (trouble.condition, &trouble.reason, &trouble.message);
+        match trouble.pending {
+            true => REVISION_CONDITIONS.mark_unknown(conditions, condition, reason, message, now),
+            false => REVISION_CONDITIONS.mark_false(conditions, condition, reason, message, now),
+        }
     } else if !inputs.pods.is_empty() || !failed_before(conditions) {
         REVISION_CONDITIONS.mark_unknown(conditions, RESOURCES_AVAILABLE, reason::DEPLOYING, "", now);
         REVISION_CONDITIONS.mark_unknown(conditions, CONTAINER_HEALTHY, reason::DEPLOYING, "", now);
@@ -65,7 +71,7 @@ fn trouble(inputs: &Inputs, autoscaler: &[Condition]) -> Option<Trouble> {
         return Some(trouble);
     }
     let available = |reason: &str, message: String| {
-        Some(Trouble { condition: RESOURCES_AVAILABLE, reason: reason.to_owned(), message })
+        Some(Trouble { condition: RESOURCES_AVAILABLE, reason: reason.to_owned(), message, pending: false })
     };
     let deployment = inputs.deployment.as_ref().and_then(|d| d.status.as_ref());
     let stuck = deployment.into_iter().flat_map(|s| s.conditions.iter().flatten()).find(|c| {
@@ -90,7 +96,8 @@ fn failed_before_in(inputs: &Inputs) -> bool {
 fn pod_trouble(pod: &Pod) -> Option<Trouble> {
     let status = pod.status.as_ref()?;
     let available = |reason: &str, message: &str| {
-        Some(Trouble { condition: RESOURCES_AVAILABLE, reason: reason.to_owned(), message: message.to_owned() })
+        let (reason, message) = (reason.to_owned(), message.to_owned());
+        Some(Trouble { condition: RESOURCES_AVAILABLE, reason, message, pending: false })
     };
     for container in status.container_statuses.iter().flatten().filter(|c| !c.ready) {
         if let Some(trouble) = exited(container) {
@@ -104,7 +111,10 @@ fn pod_trouble(pod: &Pod) -> Option<Trouble> {
     if let Some(c) =
         status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == condition::FALSE)
     {
-        return available(c.reason.as_deref().unwrap_or("Unschedulable"), c.message.as_deref().unwrap_or_default());
+        // A node may be on its way; the Deployment says when that takes too long.
+        let trouble =
+            available(c.reason.as_deref().unwrap_or("Unschedulable"), c.message.as_deref().unwrap_or_default());
+        return trouble.map(|trouble| Trouble { pending: true, ..trouble });
     }
     match (&status.phase, &status.reason) {
         (Some(phase), Some(reason)) if phase == "Failed" => {
@@ -124,6 +134,7 @@ fn exited(container: &ContainerStatus) -> Option<Trouble> {
         condition: CONTAINER_HEALTHY,
         reason: reason::exit_code(end.exit_code),
         message: format!("Container failed with: {said}"),
+        pending: false,
     })
 }
 

@@ -234,7 +234,7 @@ fn why_it_is_not_ready() {
         (
             "unscheduled",
             json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "full"}]}),
-            "Ready=False Unschedulable: full",
+            "Ready=Unknown Unschedulable: full",
         ),
     ] {
         let world = with_pod(run("new", &given(json!({}), json!({}))).world, status);

@@ -47,8 +47,11 @@ async fn twenty_slow_calls_get_twenty_instances() {
         return;
     }
     let platform = Platform::start().await;
-    let slow = "import os, time\n\ndef handle(request):\n    time.sleep(5)\n    return os.environ['HOSTNAME']\n";
-    platform.deploy("slow", &[("main.py", slow)]);
+    let seconds = if platform.is_cluster() { 40 } else { 5 };
+    let slow = format!(
+        "import os, time\n\ndef handle(request):\n    time.sleep({seconds})\n    return os.environ['HOSTNAME']\n"
+    );
+    platform.deploy("slow", &[("main.py", &slow)]);
     platform.scale_to_zero("slow");
     // Long calls, so that a busy machine starts the last instance before the first is free; how long one-second calls
     // take is measured by the benchmark.
