@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         limits: Limits::default(),
         grace: Duration::from_secs(1),
         name: String::new(),
-        cluster: false,
+        cluster: None,
     };
     let gateway = Gateway::bind(config, &mut Registry::default())?;
     let feed = gateway.feed();

@@ -6,13 +6,14 @@
 //! wakes up to find that another was faster; and a waiter that vanishes hands the slot on.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::wire::{ConcurrencyStat, InstanceLoad, Poke, RevisionKey};
 use tokio::sync::{Notify, oneshot};
 
-use crate::endpoints::{Listed, Ready};
+use crate::endpoints::{Address, Listed, Ready};
 use crate::hub::Hub;
 use crate::metrics::Handles;
 use crate::probe::{Candidates, Check, Step};
@@ -51,6 +52,9 @@ struct State {
     probing: bool,
     /// In the hub's list of revisions with traffic.
     active: bool,
+    limit: u32,
+    /// The gateway that counts for this revision, when it is another one: spoken to in HTTP/1.1, and in HTTP/2.
+    away: Option<[Arc<Instance>; 2]>,
 }
 
 /// A request inside the gateway, counted from its arrival until this is dropped.
@@ -58,11 +62,23 @@ struct State {
 pub(crate) struct Visit {
     backend: Arc<Backend>,
     instance: Option<Arc<Instance>>,
+    /// What is called the instance is the gateway that counts, and here nothing does.
+    away: bool,
     pub started: u64,
     /// Microseconds in the queue of a request that found no instance.
     cold: Option<u64>,
     /// The answer's status; 499 as long as there is none, since then the client went away.
     pub code: u16,
+}
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Client {
+        http2: bool,
+    },
+    /// From a gateway that did not count for its revision.
+    Gateway,
 }
 
 /// A place in the queue, left by dropping it.
@@ -93,6 +109,8 @@ impl Backend {
                 check: None,
                 probing: false,
                 active: false,
+                limit,
+                away: None,
             }),
             last_poke: AtomicU64::new(0),
             poke_owed: AtomicBool::new(false),
@@ -109,19 +127,41 @@ impl Backend {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request arrives: it gets a slot, or a place in the queue, or a refusal.
-    pub fn arrive(self: &Arc<Self>, now: u64, timeout: u64, dice: impl FnMut(usize) -> usize) -> (Visit, Arrival) {
-        let mut visit =
-            Visit { backend: self.clone(), instance: None, started: now, cold: None, code: Visit::CLIENT_GONE };
+    /// A request arrives: it gets a slot, or a place in the queue, or a refusal; or it is another gateway's to seat,
+    /// unless that is where it comes from.
+    pub fn arrive(
+        self: &Arc<Self>,
+        now: u64,
+        timeout: u64,
+        origin: Origin,
+        dice: impl FnMut(usize) -> usize,
+    ) -> (Visit, Arrival) {
+        let mut visit = Visit {
+            backend: self.clone(),
+            instance: None,
+            away: false,
+            started: now,
+            cold: None,
+            code: Visit::CLIENT_GONE,
+        };
         let mut state = self.lock();
+        if let (Some([plain, h2]), Origin::Client { http2 }) = (&state.away, origin) {
+            visit.instance = Some(if http2 { h2.clone() } else { plain.clone() });
+            visit.away = true;
+            return (visit, Arrival::Serve);
+        }
+        self.enter(&mut state, now);
+        let arrival = self.seat(state, &mut visit, now, now + timeout, dice);
+        (visit, arrival)
+    }
+
+    fn enter(self: &Arc<Self>, state: &mut State, now: u64) {
         if !state.active {
             state.active = true;
             state.slots.load.begin(now);
             self.hub.activate(self.clone());
         }
         state.slots.load.enter(now);
-        let arrival = self.seat(state, &mut visit, now, now + timeout, dice);
-        (visit, arrival)
     }
 
     fn seat(
@@ -288,8 +328,26 @@ impl Backend {
         }
     }
 
+    pub fn limit(&self) -> u32 {
+        self.lock().limit
+    }
+
+    /// Another gateway counts for this revision, or again this one. Requests that have a slot keep it.
+    pub fn set_away(&self, to: Option<SocketAddr>) {
+        let mut state = self.lock();
+        let known = state.away.as_ref().map(|[plain, _]| plain.ready.address.clone());
+        if known != to.map(Address::Tcp) {
+            let gateway = |address, h2c| {
+                let ready = Ready { pod: format!("the gateway {address}"), address: Address::Tcp(address), h2c };
+                Instance::new(self.hub.next_id(), ready)
+            };
+            state.away = to.map(|address| [gateway(address, false), gateway(address, true)]);
+        }
+    }
+
     pub fn set_limit(&self, limit: u32) {
         let mut state = self.lock();
+        state.limit = limit;
         state.slots.set_limit(limit);
         self.settle(&mut state);
     }
@@ -348,6 +406,11 @@ impl Visit {
         &self.backend
     }
 
+    /// Whether another gateway seats this request.
+    pub fn is_away(&self) -> bool {
+        self.away
+    }
+
     /// The instance whose slot this request holds.
     pub fn instance(&self) -> Option<&Arc<Instance>> {
         self.instance.as_ref()
@@ -357,7 +420,11 @@ impl Visit {
     pub fn again(&mut self, now: u64, deadline: u64, rest: Option<u64>, dice: impl FnMut(usize) -> usize) -> Arrival {
         let backend = self.backend.clone();
         let mut state = backend.lock();
-        if let Some(instance) = self.instance.take() {
+        if std::mem::take(&mut self.away) {
+            // The other gateway is gone, and who comes after it is not known yet.
+            self.instance = None;
+            backend.enter(&mut state, now);
+        } else if let Some(instance) = self.instance.take() {
             if let Some(rest) = rest {
                 state.slots.suspend(&instance, now + rest);
             }
@@ -399,6 +466,9 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
+        if self.away {
+            return;
+        }
         let now = self.backend.hub.micros();
         let mut state = self.backend.lock();
         state.slots.load.leave(now);

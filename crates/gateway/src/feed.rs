@@ -5,6 +5,7 @@
 //! EndpointSlice may be seen before the Ingress that names its back end, so slices are kept whether used or not.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use api::condition::{Condition, is_false};
@@ -19,8 +20,9 @@ use kube::ResourceExt;
 use tokio::sync::watch;
 
 use crate::backend::Backend;
-use crate::endpoints::{self, Listed};
+use crate::endpoints::{self, Address, Listed, Ready};
 use crate::hub::Hub;
+use crate::peers::Own;
 use crate::probe::Check;
 use crate::slots::Failure;
 use crate::table::{self, Compiled, Side, Table};
@@ -32,6 +34,8 @@ pub(crate) type Name = (String, String);
 pub(crate) struct Tables {
     pub public: Table<Arc<Backend>>,
     pub internal: Table<Arc<Backend>>,
+    /// The gateways of this cluster, whose word about a request counts.
+    pub gateways: Vec<SocketAddr>,
     /// Whether a missing host is missing, or only not seen yet.
     pub complete: bool,
 }
@@ -50,6 +54,7 @@ struct Inner {
     synced: watch::Sender<bool>,
     /// The check of everyone who asks for none.
     usual_check: Arc<Check>,
+    own: Option<Own>,
 }
 
 /// An Ingress, compiled, and the back ends it names.
@@ -66,6 +71,7 @@ struct Sources {
     failures: HashMap<RevisionKey, Arc<Failure>>,
     /// How each known revision's instances are probed, where they are. Most say nothing and share one check.
     checks: HashMap<RevisionKey, Option<Arc<Check>>>,
+    gateways: Vec<SocketAddr>,
     /// Pods that are about to be removed.
     draining: HashMap<RevisionKey, BTreeSet<String>>,
     backends: HashMap<RevisionKey, Arc<Backend>>,
@@ -75,11 +81,11 @@ struct Sources {
 }
 
 impl Feed {
-    pub(crate) fn new(hub: Arc<Hub>) -> Self {
+    pub(crate) fn new(hub: Arc<Hub>, own: Option<Own>) -> Self {
         let (synced, _) = watch::channel(false);
         let (tables, sources) = (ArcSwap::default(), Mutex::default());
         let usual_check = Arc::new(Check::usual());
-        Self { inner: Arc::new(Inner { hub, tables, sources, synced, usual_check }) }
+        Self { inner: Arc::new(Inner { hub, tables, sources, synced, usual_check, own }) }
     }
 
     pub(crate) fn tables(&self) -> arc_swap::Guard<Arc<Tables>> {
@@ -104,7 +110,7 @@ impl Feed {
         let mut names = HashSet::new();
         let compiled = table::compile(ingress, &mut |key, policy| {
             names.insert(key.clone());
-            sources.resolve(&self.inner.hub, key, policy)
+            sources.resolve(&self.inner, key, policy)
         });
         sources.ingresses.insert(name(ingress), Source { compiled, names });
     }
@@ -128,6 +134,7 @@ impl Feed {
         self.inner.tables.store(Arc::new(Tables {
             public: Table::assemble(Side::Public, all()),
             internal: Table::assemble(Side::Internal, all()),
+            gateways: sources.gateways.clone(),
             complete: *self.inner.synced.borrow(),
         }));
     }
@@ -147,6 +154,22 @@ impl Feed {
             }
             self.update_slice(key, slice.name_any(), Some(listed));
         }
+    }
+
+    /// Other gateways came or went: who counts for what is decided anew.
+    fn update_gateways(&self, key: &RevisionKey) {
+        let Some(own) = self.inner.own.as_ref().filter(|own| own.is_ours(key)) else { return };
+        let mut sources = self.sources();
+        let tcp = |ready: Ready| match ready.address {
+            Address::Tcp(address) => Some(address),
+            Address::Unix(_) => None,
+        };
+        sources.gateways = merged(sources.slices.get(key)).ready.into_iter().filter_map(tcp).collect();
+        for (key, backend) in &sources.backends {
+            backend.set_away(own.away(&sources.gateways, key, backend.limit()));
+        }
+        drop(sources);
+        self.publish();
     }
 
     /// An instance is ready on its node, a moment before its EndpointSlice says so.
@@ -177,6 +200,8 @@ impl Feed {
         if let Some(backend) = sources.backends.get(&key) {
             backend.set_instances(listed);
         }
+        drop(sources);
+        self.update_gateways(&key);
     }
 
     /// After a new list of slices; `seen` holds namespace and name.
@@ -292,10 +317,13 @@ impl Feed {
 }
 
 impl Sources {
-    fn resolve(&mut self, hub: &Arc<Hub>, key: RevisionKey, policy: &SplitPolicy) -> Arc<Backend> {
+    fn resolve(&mut self, inner: &Inner, key: RevisionKey, policy: &SplitPolicy) -> Arc<Backend> {
+        let hub = &inner.hub;
         let limit = u32::try_from(policy.container_concurrency).unwrap_or(0);
+        let away = inner.own.as_ref().and_then(|own| own.away(&self.gateways, &key, limit));
         if let Some(known) = self.backends.get(&key) {
             known.set_limit(limit);
+            known.set_away(away);
             return known.clone();
         }
         let backend = match self.retired.remove(&key).and_then(|retired| retired.upgrade()) {
@@ -306,6 +334,7 @@ impl Sources {
             }
         };
         backend.set_limit(limit);
+        backend.set_away(away);
         backend.drain(self.draining.get(&key).cloned().unwrap_or_default());
         backend.set_check(self.checks.get(&key).cloned().flatten());
         backend.set_instances(merged(self.slices.get(&key)));

@@ -195,15 +195,8 @@ fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// Turns a request's headers into those for the instance.
-pub(crate) fn to_instance(
-    headers: &mut HeaderMap,
-    seen: Seen,
-    peer: &Peer,
-    host: &HeaderValue,
-    forwarded: impl FnOnce() -> HeaderValue,
-    random: impl FnMut() -> u64,
-) {
+/// Takes out of a request's headers what was for us alone.
+pub(crate) fn clean(headers: &mut HeaderMap, seen: Seen) {
     headers.reserve(ADDED);
     if seen.hop_by_hop {
         let trailers = has_token(headers, header::TE, "trailers");
@@ -220,6 +213,17 @@ pub(crate) fn to_instance(
     if seen.cookies > 1 {
         join_cookies(headers);
     }
+}
+
+/// Tells the instance about the client.
+pub(crate) fn introduce(
+    headers: &mut HeaderMap,
+    seen: Seen,
+    peer: &Peer,
+    host: &HeaderValue,
+    forwarded: impl FnOnce() -> HeaderValue,
+    random: impl FnMut() -> u64,
+) {
     append(headers, seen.forwarded_for, X_FORWARDED_FOR, peer.address.clone());
     append(headers, seen.forwarded, header::FORWARDED, forwarded());
     if !seen.forwarded_proto {
@@ -406,7 +410,8 @@ mod tests {
             next
         };
         let seen = survey(&headers);
-        to_instance(&mut headers, seen, &peer, &host, || forwarded(&peer, &host), random);
+        clean(&mut headers, seen);
+        introduce(&mut headers, seen, &peer, &host, || forwarded(&peer, &host), random);
         let mut all: Vec<_> = headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
         all.sort();
         all

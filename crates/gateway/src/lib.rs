@@ -14,6 +14,7 @@ mod hub;
 mod io;
 mod listen;
 mod metrics;
+mod peers;
 mod probe;
 mod push;
 mod request;
@@ -35,6 +36,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use feed::Feed;
+pub use peers::Own;
 pub use push::push;
 
 use crate::hub::Hub;
@@ -55,8 +57,8 @@ pub struct Config {
     /// What the gateway is called in its messages, where there may be several; empty for the only one.
     pub name: String,
     /// On a cluster: kubelets say what is ready, and late, so addresses are probed from here; and the autoscaler marks
-    /// the pods that it is about to remove.
-    pub cluster: bool,
+    /// the pods that it is about to remove. There are other gateways, too.
+    pub cluster: Option<Own>,
 }
 
 /// Bounds on what clients may use.
@@ -131,8 +133,8 @@ impl Gateway {
             }
             None => None,
         };
-        let hub = Hub::new(Metrics::register(registry), config.limits.queue, config.name, config.cluster);
-        let feed = Feed::new(hub);
+        let hub = Hub::new(Metrics::register(registry), config.limits.queue, config.name, config.cluster.is_some());
+        let feed = Feed::new(hub, config.cluster);
         let addresses = Addresses { public, internal };
         Ok(Self { feed, addresses, listeners, limits: config.limits, grace: config.grace })
     }

@@ -17,8 +17,10 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::timeout;
 
 use crate::answer::{Answer, Busy, Problem};
-use crate::backend::{Arrival, Backend, Visit};
+use crate::backend::{Arrival, Backend, Origin, Visit};
+use crate::feed::Tables;
 use crate::headers::{self, Malformed, Seen};
+use crate::peers::PASSED_ON;
 use crate::slots::{Instance, Refusal};
 use crate::table::{PathRule, Route, Side};
 use crate::upstream::{Failed, Outbound, Upstream};
@@ -32,7 +34,13 @@ const REST_MICROS: u64 = 100_000;
 /// An instance that does not even accept within this time is treated like one that refuses.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-type Routed = (Arc<PathRule<Arc<Backend>>>, Arc<Route<Arc<Backend>>>);
+type Routed = (Arc<PathRule<Arc<Backend>>>, Arc<Route<Arc<Backend>>>, Origin);
+
+/// From whom a request comes, and whether it goes to another gateway.
+struct Way {
+    origin: Origin,
+    away: bool,
+}
 
 /// A request that has its slot.
 pub(crate) struct Exchange<'a> {
@@ -62,13 +70,13 @@ pub(crate) async fn serve(front: Rc<Front>, mut request: Request<Incoming>) -> R
         Ok(host) => host,
         Err(why) => return Ok(reject(worker, Problem::Malformed(why), seen, busy)),
     };
-    let (rule, route) = match find(front, &host, &request) {
+    let (rule, route, origin) = match find(front, &host, &request) {
         Ok(found) => found,
         Err(problem) => return Ok(reject(worker, problem, seen, busy)),
     };
     let allowed = allowed_micros(&route);
     let started = worker.hub.micros();
-    let (mut visit, arrival) = route.backend.arrive(started, allowed, |n| worker.below(n));
+    let (mut visit, arrival) = route.backend.arrive(started, allowed, origin, |n| worker.below(n));
     let seated = match arrival {
         Arrival::Serve => Ok(()),
         Arrival::Refused(refusal) => Err(refusal),
@@ -79,7 +87,8 @@ pub(crate) async fn serve(front: Rc<Front>, mut request: Request<Incoming>) -> R
     }
     let wanted = if seen.upgrade { headers::wanted_upgrade(&request) } else { None };
     let upgrade = wanted.is_some().then(|| hyper::upgrade::on(&mut request));
-    let request = prepare(front, request, seen, &host, &rule, &route, wanted);
+    let way = Way { origin, away: visit.is_away() };
+    let request = prepare(front, request, seen, &host, &rule, &route, wanted, way);
     let mut exchange = Exchange { worker, visit: &mut visit, deadline: started + allowed, attempts: 0 };
     let answered = match exchange.is_h2c() {
         false => exchange.run(request).await.map(|(response, upstream)| (response, Some(upstream))),
@@ -102,12 +111,30 @@ fn find<'a>(front: &Front, host: &'a HeaderValue, request: &Request<Incoming>) -
     };
     match table.find(name, request.uri().path(), request.headers()) {
         Some(rule) => {
-            let route = rule.pick(|| front.worker.below(100) as u32).ok_or(Problem::NoRoute)?;
-            Ok((rule.clone(), route.clone()))
+            let passed_on = passed_on(front, &tables, request);
+            let chosen = passed_on.and_then(|revision| rule.to(|backend| backend.key.revision == revision));
+            let origin = match passed_on {
+                Some(_) => Origin::Gateway,
+                None => Origin::Client { http2: request.version() == Version::HTTP_2 },
+            };
+            let route = match chosen {
+                Some(route) => route,
+                None => rule.pick(|| front.worker.below(100) as u32).ok_or(Problem::NoRoute)?,
+            };
+            Ok((rule.clone(), route.clone(), origin))
         }
         None if tables.complete => Err(Problem::NoSuchHost(host.to_str().unwrap_or("that host"))),
         None => Err(Problem::Starting),
     }
+}
+
+/// The revision that another gateway chose. Only a gateway is believed.
+fn passed_on<'a>(front: &Front, tables: &Tables, request: &'a Request<Incoming>) -> Option<&'a str> {
+    if front.side == Side::Public || tables.gateways.is_empty() {
+        return None;
+    }
+    let revision = request.headers().get(PASSED_ON)?.to_str().ok()?;
+    tables.gateways.iter().any(|gateway| gateway.ip() == front.peer.ip).then_some(revision)
 }
 
 /// Time for the queue and the instance together, until the answer begins.
@@ -121,7 +148,8 @@ fn allowed_micros(route: &Route<Arc<Backend>>) -> u64 {
     u64::try_from(if seconds > 0 { seconds } else { default }).unwrap_or(u64::MAX) * 1_000_000
 }
 
-/// Turns the client's request into the one for the instance.
+/// Turns the client's request into the one for the instance, or for the gateway that knows a free one.
+#[expect(clippy::too_many_arguments, reason = "this step needs what all the earlier ones found")]
 fn prepare(
     front: &Front,
     mut request: Request<Incoming>,
@@ -130,6 +158,7 @@ fn prepare(
     rule: &PathRule<Arc<Backend>>,
     route: &Route<Arc<Backend>>,
     wanted: Option<HeaderValue>,
+    way: Way,
 ) -> Request<Outbound> {
     let worker = &front.worker;
     let absolute = request.uri().authority().is_some();
@@ -137,14 +166,27 @@ fn prepare(
     *request.version_mut() = Version::HTTP_11;
     let known_length = request.body().size_hint().exact().is_some();
     let all = request.headers_mut();
-    headers::to_instance(all, seen, &front.peer, host, || front.forwarded(host), || worker.random());
+    headers::clean(all, seen);
+    match way.origin {
+        Origin::Client { .. } => {
+            headers::introduce(all, seen, &front.peer, host, || front.forwarded(host), || worker.random());
+        }
+        Origin::Gateway => {
+            all.remove(PASSED_ON);
+        }
+    }
+    if way.away
+        && let Ok(revision) = HeaderValue::from_str(&route.backend.key.revision)
+    {
+        all.insert(PASSED_ON, revision);
+    }
     if absolute {
         all.insert(header::HOST, host.clone());
     }
     for (name, value) in &route.append {
         all.insert(name, value.clone());
     }
-    if let Some(host) = &rule.rewrite_host {
+    if let Some(host) = rule.rewrite_host.as_ref().filter(|_| !way.away) {
         all.insert(header::HOST, host.clone());
     }
     if let Some(protocol) = wanted {

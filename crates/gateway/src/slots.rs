@@ -88,7 +88,7 @@ pub(crate) struct LoadReport {
 }
 
 impl Instance {
-    fn new(id: u64, ready: Ready) -> Arc<Self> {
+    pub fn new(id: u64, ready: Ready) -> Arc<Self> {
         Arc::new(Self { id, ready, busy: 0.into(), gone: false.into(), draining: false.into(), suspended: 0.into() })
     }
 

@@ -150,6 +150,11 @@ impl<B> PathRule<B> {
             && self.headers.iter().all(|(name, want)| headers.get_all(name).iter().any(|value| value == want))
     }
 
+    /// The route to a back end that is known already.
+    pub fn to(&self, wanted: impl Fn(&B) -> bool) -> Option<&Arc<Route<B>>> {
+        self.routes.iter().find(|route| wanted(&route.backend))
+    }
+
     /// The route for a random number below 100; the last one also takes what the percentages leave over.
     pub fn pick(&self, roll: impl FnOnce() -> u32) -> Option<&Arc<Route<B>>> {
         if let [only] = self.routes.as_slice() {

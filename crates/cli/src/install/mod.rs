@@ -58,10 +58,14 @@ pub struct UninstallCommand {
 }
 
 fn seconds(text: &str) -> std::result::Result<Duration, String> {
-    let number = text.strip_suffix('s').unwrap_or(text);
-    let (number, factor) = number.strip_suffix('m').map_or((number, 1), |minutes| (minutes, 60));
-    let seconds = number.parse::<u64>().map_err(|_| format!("{text:?} is no duration; write one like 90s or 3m"))?;
-    Ok(Duration::from_secs(seconds * factor))
+    let (number, factor) = match (text.strip_suffix('s'), text.strip_suffix('m')) {
+        (Some(seconds), _) => (seconds, 1),
+        (None, Some(minutes)) => (minutes, 60),
+        (None, None) => (text, 1),
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    let seconds = seconds.ok_or_else(|| format!("{text:?} is no duration; write one like 90s or 3m"))?;
+    Ok(Duration::from_secs(seconds))
 }
 
 pub async fn install(context: &Context, args: InstallCommand) -> Result<()> {
@@ -103,7 +107,7 @@ fn check(args: &InstallArgs) -> Result<()> {
             return wrong(flag, "not an http:// address", "write it as http://HOST:PORT");
         }
     }
-    for text in args.build_env.iter().filter(|text| !text.contains('=')) {
+    if let Some(text) = args.build_env.iter().find(|text| !text.contains('=')) {
         return wrong("--build-env", &format!("{text:?} has no value"), "write it as NAME=VALUE");
     }
     Ok(())
@@ -151,7 +155,7 @@ fn endpoints(settings: &Settings) -> Value {
 fn labels(component: &str) -> Value {
     json!({
         "app.kubernetes.io/name": "dhow", "app.kubernetes.io/part-of": "dhow", "app.kubernetes.io/managed-by": "dhow",
-        "app.kubernetes.io/component": component,
+        "app.kubernetes.io/component": component, "app.kubernetes.io/version": env!("CARGO_PKG_VERSION"),
     })
 }
 

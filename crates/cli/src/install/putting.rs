@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -37,10 +37,16 @@ pub async fn run(context: &Context, args: &InstallCommand, namespace: &str, mani
     let platform = connect::platform(&context.global).await?;
     let client = &platform.client;
     beside_others(context, client, args.adopt).await?;
-    for manifest in manifests {
+    let own = own_namespace(context, client, namespace).await?;
+    for manifest in manifests.iter().filter(|manifest| own || manifest["kind"] != "Namespace") {
         apply(client, manifest).await?;
         if manifest["kind"] == "CustomResourceDefinition" {
-            established(client, manifest["metadata"]["name"].as_str().unwrap_or_default()).await?;
+            let name = manifest["metadata"]["name"].as_str().unwrap_or_default();
+            let served = tokio::time::timeout(args.timeout, established(client, name)).await;
+            served.map_err(|_| {
+                Failure::failed(format!("the cluster does not serve {name}"))
+                    .next(format!("kubectl describe customresourcedefinition {name}"))
+            })??;
         }
     }
     context.output.words(&format!("{} objects are in place", manifests.len()));
@@ -70,34 +76,27 @@ async fn beside_others(context: &Context, client: &Client, adopt: bool) -> Resul
     let mut foreign = vec![];
     for ours in api::definitions() {
         let name = ours.name_any();
-        let found =
-            definitions.get_opt(&name).await.map_err(|e| Failure::api("looking for other installations", &e))?;
-        let Some(found) = found else { continue };
-        if found.labels().get("app.kubernetes.io/managed-by").is_some_and(|by| by == "dhow" || by == "Helm") {
-            continue;
-        }
-        let version = found.labels().get("app.kubernetes.io/version").cloned().unwrap_or_default();
-        foreign.push((name, version, found.spec.conversion.is_some_and(|c| c.strategy == "Webhook")));
+        let found = definitions.get_opt(&name).await;
+        let found = found.map_err(|e| Failure::api("looking for other installations", &e))?;
+        foreign.extend(found.map(|found| (Maker::of(&found), found)).filter(|(maker, _)| *maker != Maker::Install));
     }
     if foreign.is_empty() {
         return Ok(());
     }
     if !adopt {
-        let lines =
-            foreign.iter().map(|(name, version, _)| format!("{name} {version}").trim_end().to_owned()).collect();
-        return Err(Failure::failed(
-            "the definitions of other serverless systems are there, and their objects with them",
-        )
-        .lines(lines)
-        .next("stop that system's controllers, and take its objects over with: dhow install --adopt"));
+        return Err(refused(&foreign));
     }
-    for (name, _, _) in foreign.iter().filter(|(_, _, converts)| *converts) {
-        // All of Knative's kinds are stored as the version that is served, so nothing needs converting.
-        let patch = json!({"spec": {"conversion": {"strategy": "None", "webhook": null}}});
-        let patched = definitions.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        patched.map_err(|e| Failure::api(&format!("taking over {name}"), &e))?;
+    for (_, definition) in &foreign {
+        let webhook = definition.spec.conversion.as_ref().is_some_and(|c| c.strategy == "Webhook");
+        if webhook {
+            // All of Knative's kinds are stored as the version that is served, so nothing needs converting.
+            let name = definition.name_any();
+            let patch = json!({"spec": {"conversion": {"strategy": "None", "webhook": null}}});
+            let patched = definitions.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+            patched.map_err(|e| Failure::api(&format!("taking over {name}"), &e))?;
+        }
     }
-    let names: Vec<&str> = foreign.iter().map(|(name, _, _)| name.as_str()).collect();
+    let names: Vec<String> = foreign.iter().map(|(_, definition)| definition.name_any()).collect();
     context.output.words(&format!("takes over: {}", names.join(", ")));
     if knative_runs(client).await? {
         context.output.words(
@@ -105,6 +104,71 @@ async fn beside_others(context: &Context, client: &Client, adopt: bool) -> Resul
         );
     }
     Ok(())
+}
+
+/// Who has put a definition there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Maker {
+    Install,
+    /// Our chart, as this release in that namespace.
+    Chart {
+        release: String,
+        namespace: String,
+    },
+    /// Another system, of this version as far as it says.
+    Other(String),
+}
+
+impl Maker {
+    pub fn of(definition: &CustomResourceDefinition) -> Self {
+        let label = |name: &str| definition.labels().get(&format!("app.kubernetes.io/{name}")).map(String::as_str);
+        let helm = |name: &str| {
+            definition.annotations().get(&format!("meta.helm.sh/release-{name}")).cloned().unwrap_or_default()
+        };
+        match (label("name"), label("managed-by")) {
+            (Some("dhow"), Some("dhow")) => Maker::Install,
+            // Helm writes its own name over the chart's.
+            (Some("dhow"), Some("Helm")) => Maker::Chart { release: helm("name"), namespace: helm("namespace") },
+            _ => Maker::Other(label("version").unwrap_or_default().to_owned()),
+        }
+    }
+}
+
+fn refused(foreign: &[(Maker, CustomResourceDefinition)]) -> Failure {
+    let charts = foreign.iter().find_map(|(maker, _)| match maker {
+        Maker::Chart { release, namespace } => Some((release, namespace)),
+        _ => None,
+    });
+    if let Some((release, namespace)) = charts {
+        return Failure::failed(format!("Helm has installed Dhow, as release {release} in {namespace}"))
+            .next("upgrade it with helm, or take it over with: dhow install --adopt");
+    }
+    let line = |(maker, definition): &(Maker, CustomResourceDefinition)| match maker {
+        Maker::Other(version) => format!("{} {version}", definition.name_any()).trim_end().to_owned(),
+        _ => definition.name_any(),
+    };
+    Failure::failed("the definitions of other serverless systems are there, and their objects with them")
+        .lines(foreign.iter().map(line).collect())
+        .next("stop that system's controllers, and take its objects over with: dhow install --adopt")
+}
+
+/// Whether the namespace is, or will be, an installation's own; one that was there before keeps its labels, since other
+/// pods may run in it, and stays when Dhow goes.
+async fn own_namespace(context: &Context, client: &Client, name: &str) -> Result<bool> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let found = namespaces.get_opt(name).await.map_err(|e| Failure::api("looking for Dhow's namespace", &e))?;
+    let own = found.is_none_or(|found| is_ours(&found));
+    if !own {
+        context.output.words(&format!(
+            "the namespace {name} was there before: it is left as it is, and stays when Dhow is removed\nnext: kubectl \
+             label namespace {name} pod-security.kubernetes.io/enforce=restricted, if all else in it allows that"
+        ));
+    }
+    Ok(own)
+}
+
+pub fn is_ours(namespace: &Namespace) -> bool {
+    namespace.labels().get("app.kubernetes.io/managed-by").is_some_and(|by| by == "dhow")
 }
 
 async fn knative_runs(client: &Client) -> Result<bool> {

@@ -1,7 +1,7 @@
 //! What each role may do, and no more. Pure.
 //!
 //! The tests on a cluster compare these tables with the API server's audit log: a verb that is missing fails, and so does
-//! one that nothing uses.
+//! one that nothing uses. The surprise: [`OWNERS`] never shows up there, since a server asks for it only where it is told to.
 
 use serde_json::{Value, json};
 
@@ -32,6 +32,17 @@ const CONTROLLER: &[Rule] = &[
     ("apps", &["deployments"], APPLY),
     ("", &["services"], APPLY),
     ("", &["pods"], WATCH),
+];
+
+/// A child's reference says that deleting its owner waits for it. Clusters that check who may say so
+/// (OwnerReferencesPermissionEnforcement, which is on in OpenShift) take this right for it.
+const OWNERS: &[Rule] = &[
+    (DHOW, &["functions/finalizers"], &["update"]),
+    (
+        SERVING,
+        &["services/finalizers", "configurations/finalizers", "revisions/finalizers", "routes/finalizers"],
+        &["update"],
+    ),
 ];
 
 /// The objects that bring the outside world to the gateway. An installation makes one kind of them, and removes what it
@@ -86,6 +97,7 @@ pub fn manifests(settings: &Settings) -> Vec<Value> {
         let name = format!("dhow-{role}");
         let mut wide: Vec<Value> = cluster_wide.iter().map(rule).collect();
         if role == "controller" {
+            wide.extend(OWNERS.iter().map(rule));
             wide.extend(EXPOSURE.iter().map(|(group, resources, _)| rule(&(group, resources, SWEEP))));
             wide.extend(EXPOSURE.iter().zip(&settings.exposed).map(|(of, switch)| switch.of(rule(of))));
         }

@@ -1,25 +1,39 @@
 //! `dhow uninstall`: removes an installation, the objects of its kinds first, and waits until nothing is left.
+//!
+//! The surprise: only kinds that an installation has put there are looked at, so that whoever has Knative beside it, or
+//! instead of it, keeps every object.
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Namespace;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DeleteParams, DynamicObject, ListParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{DeleteParams, DynamicObject, ListParams, PartialObjectMeta};
 use kube::{Api, Client, ResourceExt as _};
 
 use super::UninstallCommand;
-use super::putting::{KINDS, OURS, api_of, delete, list};
+use super::putting::{KINDS, Maker, OURS, api_of, delete, is_ours, list};
 use crate::connect;
 use crate::{Context, Failure, Result};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(300);
-/// What people write, in the order in which it is removed: what is made from another goes with it.
-const PEOPLES: [(&str, &str); 4] = [
-    ("dhow.dev/v1alpha1", "Function"),
-    ("serving.knative.dev/v1", "Service"),
-    ("serving.knative.dev/v1", "Route"),
-    ("serving.knative.dev/v1", "Configuration"),
-];
+/// Deletions at the same time.
+const AT_ONCE: usize = 8;
+/// The kinds of the definitions, in the order in which their objects are removed: what is made from another goes with it.
+const ORDER: [&str; 8] =
+    ["Function", "Service", "Route", "Configuration", "Revision", "Build", "PodAutoscaler", "Ingress"];
+/// What the roles make in Dhow's own namespace.
+const BUILDS: &str = "app.kubernetes.io/part-of=dhow,app.kubernetes.io/component=build";
+const LEASES: [&str; 3] = ["dhow-controller", "dhow-autoscaler", "dhow-builder"];
+
+/// One of our kinds that the cluster has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Kind {
+    /// Group and version.
+    version: String,
+    kind: String,
+}
 
 pub async fn run(context: &Context, args: &UninstallCommand) -> Result<()> {
     let platform = connect::platform(&context.global).await?;
@@ -32,7 +46,10 @@ pub async fn run(context: &Context, args: &UninstallCommand) -> Result<()> {
 }
 
 async fn remove(context: &Context, client: &Client, args: &UninstallCommand) -> Result<()> {
-    let left = peoples(client).await?;
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let found = definitions.list(&ListParams::default().labels("app.kubernetes.io/name=dhow")).await;
+    let kinds = kinds(&found.map_err(|e| Failure::api("looking for an installation", &e))?.items)?;
+    let left = peoples(client, &kinds).await?;
     if !left.is_empty() && !args.all {
         let lines: Vec<String> =
             left.iter().map(|(kind, names)| format!("{} {kind}: {}", names.len(), shown(names))).collect();
@@ -40,9 +57,9 @@ async fn remove(context: &Context, client: &Client, args: &UninstallCommand) -> 
             .lines(lines)
             .next("remove them yourself, or remove all with: dhow uninstall --all"));
     }
-    remove_peoples(client).await?;
-    let mut count = 0;
+    remove_objects(context, client, &kinds).await?;
     let namespace = &context.global.system_namespace;
+    let mut count = 0;
     for (version, kind) in KINDS {
         let near = (!kind.starts_with("Cluster")).then_some(namespace.as_str());
         let api = api_of(client, version, kind, near);
@@ -50,55 +67,123 @@ async fn remove(context: &Context, client: &Client, args: &UninstallCommand) -> 
             delete(&api, kind, &object.name_any()).await?;
             count += 1;
         }
+        if kind == "Deployment" {
+            context.output.words("the roles stop");
+            stopped(client, namespace).await?;
+        }
     }
+    count += remove_made(client, namespace).await?;
     count += remove_definitions(client).await?;
     count += usize::from(remove_namespace(client, namespace).await?);
     context.output.words(&format!("removed {count} objects; nothing of Dhow is left"));
     Ok(())
 }
 
-async fn peoples(client: &Client) -> Result<Vec<(&'static str, Vec<String>)>> {
+/// The kinds that an installation has put there, in the order in which their objects are removed.
+fn kinds(definitions: &[CustomResourceDefinition]) -> Result<Vec<Kind>> {
+    let mut kinds = vec![];
+    for definition in definitions {
+        match Maker::of(definition) {
+            Maker::Chart { release, namespace } => {
+                return Err(Failure::failed(format!("Helm has installed Dhow, as release {release} in {namespace}"))
+                    .next(format!("helm uninstall {release} --namespace {namespace}")));
+            }
+            Maker::Other(_) => continue,
+            Maker::Install => {}
+        }
+        let spec = &definition.spec;
+        let version = spec.versions.iter().find(|version| version.storage).map(|version| version.name.as_str());
+        let version = format!("{}/{}", spec.group, version.unwrap_or_default());
+        kinds.push(Kind { version, kind: spec.names.kind.clone() });
+    }
+    kinds.sort_by_key(|kind| ORDER.iter().position(|name| *name == kind.kind));
+    Ok(kinds)
+}
+
+/// What people, or programs that are not Dhow, have made of our kinds.
+async fn peoples(client: &Client, kinds: &[Kind]) -> Result<Vec<(String, Vec<String>)>> {
     let mut found = vec![];
-    for (version, kind) in PEOPLES {
-        let names: Vec<String> = all(&api_of(client, version, kind, None), kind)
+    for kind in kinds {
+        let names: Vec<String> = all(client, kind)
             .await?
             .iter()
-            .filter(|object| object.owner_references().is_empty())
+            .filter(|object| !is_made_by_dhow(object.owner_references(), kinds))
             .map(|object| format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any()))
             .collect();
         if !names.is_empty() {
-            found.push((kind, names));
+            found.push((kind.kind.clone(), names));
         }
     }
     Ok(found)
 }
 
+/// Another program's object may own one of ours, and that is as good as a person's.
+fn is_made_by_dhow(owners: &[OwnerReference], kinds: &[Kind]) -> bool {
+    let is_ours =
+        |owner: &OwnerReference| kinds.iter().any(|kind| kind.version == owner.api_version && kind.kind == owner.kind);
+    owners.iter().any(|owner| owner.controller == Some(true) && is_ours(owner))
+}
+
 /// None of a kind that the cluster does not know.
-async fn all(api: &Api<DynamicObject>, kind: &str) -> Result<Vec<DynamicObject>> {
-    match api.list(&ListParams::default()).await {
+async fn all(client: &Client, kind: &Kind) -> Result<Vec<PartialObjectMeta<DynamicObject>>> {
+    match api_of(client, &kind.version, &kind.kind, None).list_metadata(&ListParams::default()).await {
         Ok(found) => Ok(found.items),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(vec![]),
-        Err(error) => Err(Failure::api(&format!("looking for {kind} objects"), &error)),
+        Err(error) => Err(Failure::api(&format!("looking for {} objects", kind.kind), &error)),
     }
 }
 
 /// Foreground, so that what was made from them is gone before the definitions go.
-async fn remove_peoples(client: &Client) -> Result<()> {
-    for (version, kind) in PEOPLES {
-        let everywhere = api_of(client, version, kind, None);
-        for object in all(&everywhere, kind).await? {
-            let api = api_of(client, version, kind, object.namespace().as_deref());
-            match api.delete(&object.name_any(), &DeleteParams::foreground()).await {
-                Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => return Err(Failure::api(&format!("removing {kind} {}", object.name_any()), &error)),
-            }
+async fn remove_objects(context: &Context, client: &Client, kinds: &[Kind]) -> Result<()> {
+    for kind in kinds {
+        let found = all(client, kind).await?;
+        if found.is_empty() {
+            continue;
         }
-        while !all(&everywhere, kind).await?.is_empty() {
+        context.output.words(&format!("removing {} objects of the kind {}", found.len(), kind.kind));
+        let deletions = found.iter().map(|object| async move {
+            let api = api_of(client, &kind.version, &kind.kind, object.namespace().as_deref());
+            match api.delete(&object.name_any(), &DeleteParams::foreground()).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+                deleted => deleted
+                    .map(drop)
+                    .map_err(|e| Failure::api(&format!("removing {} {}", kind.kind, object.name_any()), &e)),
+            }
+        });
+        stream::iter(deletions).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+        while !all(client, kind).await?.is_empty() {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
     Ok(())
+}
+
+/// A role that still runs would make again what is removed.
+async fn stopped(client: &Client, namespace: &str) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let roles = ListParams::default().labels(OURS);
+    while !pods.list_metadata(&roles).await.map_err(|e| Failure::api("waiting for the roles", &e))?.items.is_empty() {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}
+
+/// What the roles have made in Dhow's own namespace, which may be there without Dhow, too.
+async fn remove_made(client: &Client, namespace: &str) -> Result<usize> {
+    let mut count = 0;
+    for (version, kind) in [("batch/v1", "Job"), ("networking.k8s.io/v1", "NetworkPolicy")] {
+        let api = api_of(client, version, kind, Some(namespace));
+        let found = api.list_metadata(&ListParams::default().labels(BUILDS)).await;
+        for object in found.map_err(|e| Failure::api("looking for builds", &e))?.items {
+            delete(&api, kind, &object.name_any()).await?;
+            count += 1;
+        }
+    }
+    let leases = api_of(client, "coordination.k8s.io/v1", "Lease", Some(namespace));
+    for name in LEASES {
+        delete(&leases, "Lease", name).await?;
+    }
+    Ok(count)
 }
 
 async fn remove_definitions(client: &Client) -> Result<usize> {
@@ -125,7 +210,7 @@ async fn remove_namespace(client: &Client, name: &str) -> Result<bool> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let failed = |e: kube::Error| Failure::api(&format!("removing the namespace {name}"), &e);
     let Some(found) = namespaces.get_opt(name).await.map_err(failed)? else { return Ok(false) };
-    if found.labels().get("app.kubernetes.io/managed-by").is_none_or(|by| by != "dhow") {
+    if !is_ours(&found) {
         return Ok(false);
     }
     namespaces.delete(name, &DeleteParams::background()).await.map_err(failed)?;
@@ -140,4 +225,65 @@ fn shown(names: &[String]) -> String {
     let more = names.len().saturating_sub(MOST);
     let first = names.iter().take(MOST).map(String::as_str).collect::<Vec<_>>().join(", ");
     if more > 0 { format!("{first} and {more} more") } else { first }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn definition(name: &str, by: &str) -> CustomResourceDefinition {
+        let mut found = api::definitions().into_iter().find(|d| d.spec.names.kind == "Function").unwrap();
+        let labels = [("app.kubernetes.io/name", name), ("app.kubernetes.io/managed-by", by)];
+        found.metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+        let release = [("name", "ours"), ("namespace", "here")];
+        let release = release.map(|(key, value)| (format!("meta.helm.sh/release-{key}"), value.to_owned()));
+        found.metadata.annotations = Some(release.into());
+        found
+    }
+
+    #[test]
+    fn makers() {
+        let chart = Maker::Chart { release: "ours".into(), namespace: "here".into() };
+        for (name, by, want) in [
+            ("dhow", "dhow", Maker::Install),
+            ("dhow", "Helm", chart),
+            ("knative-serving", "Helm", Maker::Other(String::new())),
+            ("knative-serving", "dhow", Maker::Other(String::new())),
+            ("knative-serving", "", Maker::Other(String::new())),
+        ] {
+            assert_eq!(Maker::of(&definition(name, by)), want, "{name} {by}");
+        }
+    }
+
+    #[test]
+    fn only_our_own_kinds_are_removed() {
+        let kinds_of = |name: &str, by: &str| {
+            let mut all = api::definitions();
+            all.iter_mut().for_each(|one| one.metadata.labels = definition(name, by).metadata.labels);
+            kinds(&all).map(|kinds| kinds.into_iter().map(|kind| kind.kind).collect::<Vec<_>>())
+        };
+        assert_eq!(kinds_of("dhow", "dhow").unwrap(), ORDER);
+        assert_eq!(kinds_of("knative-serving", "").unwrap(), Vec::<String>::new());
+        assert!(kinds_of("dhow", "Helm").is_err_and(|failure| failure.to_string().contains("helm uninstall")));
+    }
+
+    #[test]
+    fn whose_an_object_is() {
+        let kinds = kinds(&[definition("dhow", "dhow")]).unwrap();
+        for (owners, want) in [
+            (json!([]), false),
+            (json!([{"apiVersion": "dhow.dev/v1alpha1", "kind": "Function", "controller": true}]), true),
+            (json!([{"apiVersion": "dhow.dev/v1alpha1", "kind": "Function"}]), false),
+            (
+                json!([{"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "controller": true}]),
+                false,
+            ),
+        ] {
+            let mut given: Vec<serde_json::Value> = owners.as_array().unwrap().clone();
+            given.iter_mut().for_each(|owner| (owner["name"], owner["uid"]) = (json!("a"), json!("b")));
+            let given: Vec<OwnerReference> = serde_json::from_value(json!(given)).unwrap();
+            assert_eq!(is_made_by_dhow(&given, &kinds), want, "{owners}");
+        }
+    }
 }

@@ -1,3 +1,6 @@
+mod cluster;
+mod helm;
+
 use clap::Parser;
 
 use super::*;
@@ -46,11 +49,72 @@ fn every_pod_is_restricted() {
 }
 
 #[test]
-fn no_rule_says_all() {
-    for role in of_kind(&manifests(&settings(&REGISTRY)), "ClusterRole") {
+fn no_role_may_more_than_it_needs() {
+    let all = manifests(&settings(&[&REGISTRY[..], &["--exposure", "ingress"]].concat()));
+    let roles = [of_kind(&all, "ClusterRole"), of_kind(&all, "Role")].concat();
+    assert_eq!(roles.len(), 4 + 2 + 4 + 1);
+    for role in &roles {
+        let name = &role["metadata"]["name"];
         for rule in role["rules"].as_array().unwrap() {
-            assert!(!rule.to_string().contains('*'), "{}: {rule}", role["metadata"]["name"]);
+            let text = rule.to_string();
+            assert!(!text.contains('*'), "{name}: {text}");
+            for never in ["\"secrets\"", "\"escalate\"", "\"bind\"", "\"impersonate\"", "pods/exec", "clusterroles"] {
+                assert!(!text.contains(never), "{name}: {text}");
+            }
         }
+    }
+    // Every binding leads to a role that is there, and to an account that is.
+    for kind in ["RoleBinding", "ClusterRoleBinding"] {
+        let bindings = of_kind(&all, kind);
+        assert_eq!(bindings.len(), 4, "{kind}");
+        for binding in bindings {
+            let to = &binding["roleRef"];
+            assert!(roles.iter().any(|r| r["kind"] == to["kind"] && r["metadata"]["name"] == to["name"]), "{to}");
+            let account = &binding["subjects"][0]["name"];
+            assert!(of_kind(&all, "ServiceAccount").iter().any(|a| a["metadata"]["name"] == *account), "{account}");
+        }
+    }
+}
+
+#[test]
+fn the_controller_may_say_that_owners_wait() {
+    let all = manifests(&settings(&[]));
+    let role = of_kind(&all, "ClusterRole").into_iter().find(|r| r["metadata"]["name"] == "dhow-controller").unwrap();
+    let may = |resource: &str| {
+        role["rules"].as_array().unwrap().iter().any(|rule| {
+            rule["resources"].as_array().unwrap().contains(&json!(resource)) && rule["verbs"] == json!(["update"])
+        })
+    };
+    for owner in ["functions", "services", "configurations", "revisions", "routes"] {
+        assert!(may(&format!("{owner}/finalizers")), "{owner}");
+    }
+}
+
+#[test]
+fn what_selects_a_pod_finds_one() {
+    let all = manifests(&settings(&[&REGISTRY[..], &["--service-monitor"]].concat()));
+    let pods: Vec<Value> =
+        of_kind(&all, "Deployment").iter().map(|d| d["spec"]["template"]["metadata"]["labels"].clone()).collect();
+    let selectors = |kind: &str, pointer: &str| {
+        of_kind(&all, kind)
+            .into_iter()
+            .map(|o| (o["metadata"]["name"].clone(), o.pointer(pointer).unwrap().clone()))
+            .collect::<Vec<_>>()
+    };
+    for (name, selector) in [
+        selectors("Service", "/spec/selector"),
+        selectors("PodDisruptionBudget", "/spec/selector/matchLabels"),
+        selectors("NetworkPolicy", "/spec/podSelector/matchLabels"),
+    ]
+    .concat()
+    {
+        let selector = selector.as_object().unwrap();
+        assert!(pods.iter().any(|pod| selector.iter().all(|(key, value)| pod[key] == *value)), "{name}: {selector:?}");
+    }
+    // Nothing reaches a pod unless a policy says so.
+    assert_eq!(of_kind(&all, "NetworkPolicy").len(), pods.len());
+    for object in all.iter().filter(|object| object["kind"] != "CustomResourceDefinition") {
+        assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/version"], env!("CARGO_PKG_VERSION"), "{object}");
     }
 }
 
@@ -126,6 +190,8 @@ fn wrong_settings_are_told_before_anything_is_done() {
         (&["--registry-secret", "s"], "--registry"),
         (&["--gateway-service-type", "None"], "LoadBalancer"),
         (&["--timeout", "soon"], "write one like 90s or 3m"),
+        (&["--timeout", "5ms"], "write one like 90s or 3m"),
+        (&["--timeout", "999999999999999999m"], "write one like 90s or 3m"),
         (&["--exposure", "ingress=nginx", "--gateway-address", "http://a:80"], ""),
     ] {
         let text = said(flags);

@@ -173,7 +173,7 @@ fn deployment(workload: Workload, settings: &Settings) -> Value {
         // Kubernetes would set variables of its own that are called like ours.
         "enableServiceLinks": false,
         "terminationGracePeriodSeconds": workload.grace_seconds,
-        "imagePullSecrets": [settings.image_pull_secret.map(|name| json!({"name": name}))],
+        "imagePullSecrets": settings.image_pull_secret.map(|name| json!([{"name": name}])),
         "securityContext": {
             "runAsNonRoot": true, "runAsUser": NOBODY, "runAsGroup": NOBODY, "fsGroup": NOBODY,
             "seccompProfile": {"type": "RuntimeDefault"},

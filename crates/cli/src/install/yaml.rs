@@ -1,7 +1,8 @@
 //! Manifests as YAML, for the API server and, with Helm's expressions in it, for the chart. Pure.
 //!
 //! The surprise: three marks in a value are for Helm alone. An object of [`IF`] and [`THEN`] is a part that Helm leaves
-//! out, [`number`] is an expression that must not be quoted, and a text may have expressions in it.
+//! out, [`number`] is an expression that must not be quoted, and a text may have expressions in it: Helm then quotes the
+//! whole, since nobody knows what a value has in it.
 
 use serde_json::{Map, Value, json};
 
@@ -128,26 +129,29 @@ fn scalar(value: &Value) -> String {
     }
 }
 
-/// In double quotes, as in JSON; the quotes inside an expression of Helm's are Helm's own.
+/// In double quotes, as in JSON.
 fn quoted(text: &str) -> String {
-    if let Some(expression) = text.strip_prefix("{{ ").and_then(|rest| rest.strip_suffix(" }}"))
-        && !expression.contains("{{")
-    {
-        return format!("{{{{ {expression} | quote }}}}");
-    }
-    let mut quoted = String::from("\"");
+    let mut format = String::new();
+    let mut expressions = vec![];
     for (i, part) in text.split("{{").enumerate() {
-        let (expression, rest) = match (i, part.split_once("}}")) {
-            (1.., Some((expression, rest))) => (Some(expression), rest),
-            _ => (None, part),
+        let plain = match (i, part.split_once("}}")) {
+            (1.., Some((expression, rest))) => {
+                expressions.push(expression.trim());
+                format += "%v";
+                rest
+            }
+            _ => part,
         };
-        if let Some(expression) = expression {
-            quoted += &format!("{{{{{expression}}}}}");
-        }
-        let plain = json!(rest).to_string();
-        quoted += &plain[1..plain.len() - 1];
+        format += &plain.replace('%', "%%");
     }
-    quoted + "\""
+    match expressions.as_slice() {
+        [] => json!(text).to_string(),
+        [whole] if format == "%v" => format!("{{{{ {whole} | quote }}}}"),
+        several => {
+            let arguments: String = several.iter().map(|expression| format!(" ({expression})")).collect();
+            format!("{{{{ printf {}{arguments} | quote }}}}", json!(format))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -167,7 +171,11 @@ mod tests {
                 "---\na: {}\nb: []\n\"true\": true\n\"x y\": null\n",
             ),
             (json!({"a": "{{ .Values.x }}"}), "---\na: {{ .Values.x | quote }}\n"),
-            (json!({"a": "--x={{ join \",\" .Values.x }}"}), "---\na: \"--x={{ join \",\" .Values.x }}\"\n"),
+            (
+                json!({"a": "--x={{ join \",\" .Values.x }}"}),
+                "---\na: {{ printf \"--x=%v\" (join \",\" .Values.x) | quote }}\n",
+            ),
+            (json!({"a": "5% {{ .A }}:{{ .B }}"}), "---\na: {{ printf \"5%% %v:%v\" (.A) (.B) | quote }}\n"),
             (json!({"a": number(".Values.n")}), "---\na: {{ .Values.n }}\n"),
             (json!({"a": {IF: "x", THEN: {"b": 1}}, "c": 2}), "---\n{{- if x }}\na:\n  b: 1\n{{- end }}\nc: 2\n"),
             (json!({"a": [{IF: "x", THEN: "b"}]}), "---\na:\n{{- if x }}\n  - \"b\"\n{{- end }}\n"),

@@ -15,7 +15,7 @@ pub fn start(process: &mut Process, args: &cli::roles::GatewayArgs) -> Result<()
         limits: gateway::Limits::default(),
         grace: crate::up::GATEWAY_GRACE,
         name: process.common.pod_name.clone(),
-        cluster: true,
+        cluster: Some(gateway::Own { ip: process.common.pod_ip, namespace: process.common.pod_namespace.clone() }),
     };
     let gateway = Gateway::bind(config, &mut process.metrics)?;
     let ready = process.readiness.register("routes");

@@ -90,7 +90,7 @@ impl Settings {
             limits: gateway::Limits::default(),
             grace: super::GATEWAY_GRACE,
             name: String::new(),
-            cluster: false,
+            cluster: None,
         }
     }
 

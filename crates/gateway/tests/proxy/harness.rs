@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use api::wire::{ConcurrencyStat, GatewayMessage, Poke};
 use bytes::Bytes;
-use gateway::{Addresses, Config, Feed, Gateway, GatewayError, Limits};
+use gateway::{Addresses, Config, Feed, Gateway, GatewayError, Limits, Own};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -61,18 +61,24 @@ impl Setup {
     }
 
     pub fn with(limits: Limits, grace: Duration) -> Self {
-        Self::of(limits, grace, false)
+        Self::of(limits, grace, None)
     }
 
     /// A gateway on a cluster.
     pub fn on_cluster() -> Self {
-        Self::of(Limits::default(), Duration::from_secs(20), true)
+        Self::gateway_at([127, 0, 0, 1])
     }
 
-    fn of(limits: Limits, grace: Duration, cluster: bool) -> Self {
-        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    /// One of the gateways of a cluster.
+    pub fn gateway_at(ip: [u8; 4]) -> Self {
+        let own = Own { ip: ip.into(), namespace: "default".into() };
+        Self::of(Limits::default(), Duration::from_secs(20), Some(own))
+    }
+
+    fn of(limits: Limits, grace: Duration, cluster: Option<Own>) -> Self {
+        let any = SocketAddr::new(cluster.as_ref().map_or([127, 0, 0, 1].into(), |own| own.ip), 0);
         let mut registry = Registry::default();
-        let name = if cluster { "gateway-0".to_owned() } else { String::new() };
+        let name = if cluster.is_some() { "gateway-0".to_owned() } else { String::new() };
         let config = Config { public: any, internal: Some(any), threads: 2, limits, grace, name, cluster };
         let gateway = Gateway::bind(config, &mut registry).unwrap();
         let (feed, at) = (gateway.feed(), gateway.addresses());

@@ -8,5 +8,6 @@ mod probing;
 mod protocols;
 mod pushing;
 mod routing;
+mod several;
 mod waiting;
 mod watching;

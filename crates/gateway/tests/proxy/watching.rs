@@ -85,7 +85,7 @@ async fn what_the_api_server_says_is_served() {
         limits: Limits::default(),
         grace: std::time::Duration::from_secs(5),
         name: String::new(),
-        cluster: false,
+        cluster: None,
     };
     let gateway = Gateway::bind(config, &mut Registry::default()).unwrap();
     let (at, mut synced) = (gateway.addresses().public, gateway.feed().synced());
@@ -134,7 +134,7 @@ async fn on_a_cluster_pods_that_drain_are_watched_and_addresses_probed() {
         limits: Limits::default(),
         grace: std::time::Duration::from_secs(5),
         name: "gateway-0".into(),
-        cluster: true,
+        cluster: Some(gateway::Own { ip: [127, 0, 0, 1].into(), namespace: "dhow-system".into() }),
     };
     let gateway = Gateway::bind(config, &mut Registry::default()).unwrap();
     let (at, mut synced) = (gateway.addresses().public, gateway.feed().synced());
