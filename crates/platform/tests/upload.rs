@@ -201,7 +201,7 @@ async fn refusals(server: &Server) {
     let too_large = vec![0; MAX as usize + 1];
     let owner = ("authorization", "Bearer owner");
     type Row<'a> = (&'a str, Method, &'a str, Vec<(&'a str, &'a str)>, Content, u16, &'a str);
-    let rows: [Row<'_>; 17] = [
+    let rows: [Row<'_>; 18] = [
         ("a wrong digest", Method::PUT, &good, vec![owner], whole(b"y"), 400, "DigestMismatch"),
         ("no digest", Method::PUT, "/v1/namespaces/default/blobs/x", vec![owner], whole(b"x"), 400, "InvalidDigest"),
         ("too large, announced", Method::PUT, &good, vec![owner], whole(&too_large), 413, "SourceTooLarge"),
