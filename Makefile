@@ -1,11 +1,11 @@
 # Two commands do all set-up on a bare Debian 12 with Rust: `make demo` and `make test`.
-# The others: build, test-guest, test-long, bench, tidy.
+# The others: build, test-cluster, test-faults, test-guest, test-long, bench, tidy.
 
 CARGO ?= cargo
 # How much longer the long tests are than their seeded twins in `make test`.
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: build demo test test-guest test-long bench tidy
+.PHONY: build demo test test-cluster test-faults test-guest test-long bench tidy
 
 build:
 	@xtask/prepare.sh build
@@ -24,6 +24,16 @@ test:
 	DHOW_KUBECTL="$$(xtask/kubectl.sh)" $(CARGO) test --workspace --quiet
 	/usr/bin/python3 -m unittest discover --quiet --start-directory runtimes/python/tests
 	/usr/bin/node --test runtimes/node/tests/*.test.mjs
+
+# The end-to-end tests on a real cluster of this machine; without Go or root it says so and ends well.
+test-cluster:
+	@xtask/prepare.sh cluster
+	tests/cluster/run.sh
+
+# What breaks on a cluster, one thing after the other.
+test-faults:
+	@xtask/prepare.sh cluster
+	RUST_TEST_THREADS=1 tests/cluster/run.sh --ignored faults::
 
 # The sandbox on Debian's own kernel with cgroup v2 only, in a virtual machine that cargo runs the tests in.
 GUEST = $(CARGO) --config 'target."cfg(all())".runner = "$(CURDIR)/tests/guest/cgroup2.sh"' test

@@ -12,7 +12,7 @@ test | demo) needs="$needs node:nodejs npm:npm nft:nftables ip:iproute2" ;;
 guest) needs="$needs node:nodejs npm:npm nft:nftables ip:iproute2 qemu-system-x86_64:qemu-system-x86 busybox:busybox-static" ;;
 cluster)
     needs="$needs node:nodejs npm:npm nft:nftables ip:iproute2 etcd:etcd-server containerd:containerd runc:runc"
-    needs="$needs docker-registry:docker-registry"
+    needs="$needs docker-registry:docker-registry skopeo:skopeo"
     ;;
 bench) needs="$needs node:nodejs npm:npm nft:nftables ip:iproute2 wrk:wrk nginx:nginx-light haproxy:haproxy" ;;
 esac

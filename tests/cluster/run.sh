@@ -64,4 +64,19 @@ KUBECONFIG=$kubeconfig cargo run --quiet --package dhow -- install \
     --registry "$registry/dhow" --registry-insecure "$registry" --build-egress "$host/32:5000" \
     --build-env NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt \
     --base-python "$registry/base/python:1" --base-node "$registry/base/node:1" ${DHOW_INSTALL_FLAGS:-}
-DHOW_TEST_CLUSTER=$kubeconfig cargo test --quiet --package dhow --test e2e -- "$@"
+export DHOW_TEST_CLUSTER=$kubeconfig DHOW_KUBECTL=${DHOW_KUBECTL:-$(xtask/kubectl.sh)}
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-2}
+cargo test --quiet --package dhow --test e2e -- "$@"
+# A part of the tests does not need all rights.
+if [ $# = 0 ]; then
+    DHOW_TEST_AUDIT_LOG=${work%/tests}/logs/audit.log \
+        cargo test --quiet --package dhow --test e2e -- --ignored permissions::
+    cargo test --quiet --package cli --lib -- install::tests::cluster
+    KUBECONFIG=$kubeconfig cargo run --quiet --package dhow -- uninstall
+    # Nothing is left, also of what the tests made.
+    as_admin() { "$DHOW_KUBECTL" --kubeconfig "$kubeconfig" "$@"; }
+    left=$(as_admin get all,configmaps,secrets,serviceaccounts,roles,rolebindings,leases,networkpolicies \
+        --all-namespaces --output name --selector app.kubernetes.io/part-of=dhow)
+    left=$left$(as_admin get crds,clusterroles,clusterrolebindings,namespaces --output name | grep -E 'dhow|knative' || true)
+    [ -z "$left" ] || { echo "left behind by dhow uninstall: $left" >&2; exit 1; }
+fi

@@ -55,6 +55,8 @@ pub enum Command {
     /// Remove a function and everything made from it
     #[command(visible_alias = "rm")]
     Delete(DeleteArgs),
+    /// What was made for a function or a service, as plain objects that run without Dhow
+    Export(ExportArgs),
     /// How the platform is
     Status(FormatArgs),
     /// Which version this is
@@ -231,6 +233,25 @@ pub struct ScaleArgs {
     pub timeout: u64,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    #[default]
+    Yaml,
+    Json,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct ExportArgs {
+    /// The function, or the Knative service
+    pub name: String,
+    /// Also what only Dhow and Knative understand: the service, its revisions, routes and their scaling
+    #[arg(long)]
+    pub all: bool,
+    /// What is printed to stdout
+    #[arg(long = "output", short = 'o', value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: ExportFormat,
+}
+
 #[derive(Clone, Debug, Args)]
 pub struct DeleteArgs {
     /// The function
@@ -281,6 +302,7 @@ mod tests {
             ("scale hello --to -1", false),
             ("scale hello", false),
             ("delete hello --no-wait", true),
+            ("export hello -o json --all", true),
             ("status -o json --kubeconfig /x", true),
             ("version", true),
             ("internal-launcher --fd 3", true),

@@ -9,6 +9,7 @@ pub mod args;
 mod commands;
 mod connect;
 mod door;
+mod export;
 mod failure;
 mod http;
 mod install;

@@ -15,6 +15,7 @@ pub fn files(layout: &Layout, resolvers: &str) -> Vec<(String, String)> {
         ("cni/10-pods.conflist".into(), pod_network().to_string()),
         ("kubelet.json".into(), kubelet(layout).to_string()),
         ("proxy.json".into(), proxy(layout).to_string()),
+        ("audit.json".into(), audit().to_string()),
         ("Corefile".into(), corefile(layout, !resolvers.is_empty())),
         ("resolv.conf".into(), resolvers.to_owned()),
         ("objects.json".into(), objects().to_string()),
@@ -54,6 +55,13 @@ state = "/run/containerd"
 /// A registry that speaks HTTP; to all others containerd speaks HTTPS.
 fn plain_registry(registry: &str) -> String {
     format!("server = \"http://{registry}\"\n[host.\"http://{registry}\"]\n  capabilities = [\"pull\", \"resolve\"]\n")
+}
+
+fn audit() -> Value {
+    json!({
+        "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+        "rules": [{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}],
+    })
 }
 
 /// Pods hang on a bridge whose packets pass the service rules; the host hides them from the world.

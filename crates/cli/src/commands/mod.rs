@@ -3,6 +3,7 @@
 mod delete;
 mod deploy;
 mod describe;
+mod export;
 mod invoke;
 mod list;
 mod logs;
@@ -32,6 +33,7 @@ pub async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Logs(args) => logs::run(context, &args).await,
         Command::Scale(args) => scale::run(context, &args).await,
         Command::Delete(args) => delete::run(context, &args).await,
+        Command::Export(args) => export::run(context, &args).await,
         Command::Status(args) => status::run(context, args).await,
         Command::Install(args) => crate::install::install(context, *args).await,
         Command::Uninstall(args) => crate::install::uninstall(context, args).await,

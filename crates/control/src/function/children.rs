@@ -79,6 +79,8 @@ fn for_kubelet(pod: &mut PodSpec, isolation: Isolation, cluster: &Cluster) {
     // The other classes are Dhow's own node's; what a kubelet runs is a container.
     pod.runtime_class_name = pod.runtime_class_name.take().filter(|_| isolation == Isolation::Wasm);
     let secrets = cluster.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() });
+    // As the first process of its namespace an interpreter that still loads would not hear that it is to end.
+    pod.share_process_namespace = Some(true);
     pod.image_pull_secrets = Some(secrets.collect()).filter(|secrets: &Vec<_>| !secrets.is_empty());
     for container in &mut pod.containers {
         container.security_context = Some(SecurityContext {

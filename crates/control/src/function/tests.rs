@@ -232,6 +232,7 @@ fn on_a_cluster_a_kubelet_runs_it_with_as_few_rights_as_our_own_node_does() {
         let container = serde_json::to_value(&pod.containers[0]).unwrap();
         assert_eq!(container["resources"]["limits"]["memory"], memory, "{spec}");
         assert_eq!(container["securityContext"]["runAsNonRoot"], true, "{spec}");
+        assert_eq!(pod.share_process_namespace, Some(true), "{spec}");
         assert_eq!(container["securityContext"]["capabilities"]["drop"], json!(["ALL"]), "{spec}");
     }
 }

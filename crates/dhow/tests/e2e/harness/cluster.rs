@@ -85,7 +85,8 @@ fn jsonpath(what: &[&str], path: &str) -> String {
     String::from_utf8_lossy(&done.stdout).trim().to_owned()
 }
 
-fn admin(arguments: &[&str]) -> Output {
+/// kubectl as the cluster's administrator.
+pub fn admin(arguments: &[&str]) -> Output {
     let kubectl = kubectl().expect("a cluster is tested with kubectl");
     let config = kubeconfig().expect("asked before");
     Command::new(kubectl).args(arguments).env("KUBECONFIG", config).output().expect("kubectl runs")

@@ -18,9 +18,12 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
 pub const DHOW: &str = env!("CARGO_BIN_EXE_dhow");
+/// Built with the test cluster; it answers on `/`.
+pub const IMAGE: &str = "dhow.test/hello:1";
 /// Far longer than anything takes; a test that needs it all has failed.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
+pub use cluster::admin;
 pub use footprint::{Footprint, cpu_shares, footprint};
 
 pub struct Platform {
@@ -49,6 +52,15 @@ impl Reply {
 /// Whether a platform can be had here; says so when not.
 pub fn able() -> bool {
     cluster::kubeconfig().is_some() || machine()
+}
+
+/// Whether the tests run against a cluster; says so when not.
+pub fn on_cluster() -> bool {
+    let there = cluster::kubeconfig().is_some();
+    if !there {
+        eprintln!("skipped: needs a cluster (make test-cluster)");
+    }
+    there
 }
 
 /// Whether the platform of one machine, with the whole sandbox, can be had here; says so when not.
