@@ -16,7 +16,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::endpoints::{Address, Listed, Ready};
 use crate::hub::Hub;
 use crate::metrics::Handles;
-use crate::probe::{Candidates, Check, Step};
+use crate::probe::{Candidates, Change, Check, Step};
 use crate::slots::{Failure, Instance, Refusal, Slots};
 
 /// Pokes of one revision are at least this far apart, so that a burst is one message or two.
@@ -302,12 +302,17 @@ impl Backend {
     pub fn probed(self: &Arc<Self>, ready: &Ready, passed: bool, needed: u32) {
         let now = self.hub.micros();
         let mut state = self.lock();
-        if state.candidates.outcome(ready, passed, needed, now) {
-            self.hub.metrics.early_instances.inc();
-            let mut instances = state.slots.listed();
-            instances.push(ready.clone());
-            self.replace(state, &instances, now);
+        let change = state.candidates.outcome(ready, passed, needed, now);
+        let mut instances = state.slots.listed();
+        match change {
+            Change::None => return,
+            Change::Taken => {
+                self.hub.metrics.early_instances.inc();
+                instances.push(ready.clone());
+            }
+            Change::Lost => instances.retain(|one| one != ready),
         }
+        self.replace(state, &instances, now);
     }
 
     /// These pods are about to be removed.

@@ -189,8 +189,15 @@ async fn evicted_instances_finish_and_are_replaced() {
     ready(&platform, "steady");
     let load = Load::start(&platform, "steady");
     let pods = || {
-        let output = platform.kubectl_ok(&["get", "pods", "--output=name", "--field-selector=status.phase=Running"]);
-        output.lines().map(|line| line.trim_start_matches("pod/").to_owned()).collect::<Vec<_>>()
+        let list: Value = serde_json::from_str(&platform.kubectl_ok(&["get", "pods", "-o", "json"])).expect("JSON");
+        let stays = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
+        let is_ready = |pod: &Value| {
+            let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+        };
+        let items = list["items"].as_array().expect("a list");
+        let names = items.iter().filter(stays).filter(|pod| is_ready(pod)).map(|pod| pod["metadata"]["name"].as_str());
+        names.flatten().map(str::to_owned).collect::<Vec<_>>()
     };
     let first = pods();
     for pod in &first {
@@ -206,7 +213,6 @@ async fn evicted_instances_finish_and_are_replaced() {
             there.then_some(()).ok_or(now)
         })
         .await;
-        platform.kubectl_ok(&["wait", "--for=condition=Ready", "pods", "--all", "--timeout=60s"]);
     }
     load.end().await;
 }
@@ -271,7 +277,7 @@ async fn answers_of_429_are_waited_out() {
             "spec": {"type": "Limited", "limited": {"nominalConcurrencyShares": 0, "lendablePercent": 0,
                 "borrowingLimitPercent": 0, "limitResponse": {"type": "Reject"}}}},
         {"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema", "metadata": {"name": "dhow-refused"},
-            "spec": {"priorityLevelConfiguration": {"name": "dhow-refused"}, "matchingPrecedence": 1,
+            "spec": {"priorityLevelConfiguration": {"name": "dhow-refused"}, "matchingPrecedence": 2,
                 "rules": [{"subjects": [user], "resourceRules": everything}]}},
     ]});
     apply(&platform, &refuse);

@@ -21,7 +21,7 @@ use crate::endpoints::{Address, Ready};
 use crate::hub::Hub;
 
 pub(crate) use check::Check;
-pub(crate) use plan::{Candidates, Step};
+pub(crate) use plan::{Candidates, Change, Step};
 
 /// Probes of all revisions at the same time; each is a socket.
 const AT_ONCE: usize = 512;

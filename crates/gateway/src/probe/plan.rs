@@ -1,8 +1,9 @@
 //! Which address of a revision is probed next, and what the outcome means. Pure.
 //!
 //! Owns: what is known about addresses that are listed but not ready. Must not know: how a probe is made. `now` is
-//! microseconds on any axis. The surprise: an address that was ready once and is not any more is never probed, since
-//! there the kubelet has spoken; it is kept only to remember that.
+//! microseconds on any axis. The surprise: of an address that was ready once and is not any more somebody has spoken, its
+//! kubelet or those who have not heard from its node. It is asked only where a request has nowhere else to go, and again
+//! and again while it takes requests.
 
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ const FIRST: u64 = 5_000;
 /// Later pauses are this part of the time waited so far, so that an answer is never seen later than three percent.
 const PART: u64 = 32;
 const LONGEST: u64 = 1_000_000;
+/// How long the word of an address counts that is no longer ready in its kubelet's eyes: as long as with a kubelet.
+const AGAIN: u64 = 1_000_000;
 /// A new address is probed for this long although no request waits here: it was asked for a moment ago. Every gateway
 /// does so, which is why it is short.
 const ALONE: u64 = Duration::from_secs(5).as_micros() as u64;
@@ -32,16 +35,20 @@ struct Candidate {
     running: bool,
     /// Successes in a row.
     passed: u32,
-    standing: Standing,
+    /// It passed its probe and takes requests, whatever its slice will say next.
+    answered: bool,
+    /// It was ready, and its slice took that back.
+    fell: bool,
 }
 
+/// What a probe's outcome changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    Starting,
-    /// It passed its probe and takes requests, whatever its slice will say next.
-    Answered,
-    /// It was ready and its kubelet took that back.
-    Fell,
+pub(crate) enum Change {
+    None,
+    /// The address takes requests from now on.
+    Taken,
+    /// It takes none any more.
+    Lost,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -61,16 +68,16 @@ impl Candidates {
         self.all.retain(|one| starting.contains(&one.ready));
         for ready in starting {
             if !self.all.iter().any(|one| one.ready == *ready) {
-                let standing = if was_ready(ready) { Standing::Fell } else { Standing::Starting };
-                let ready = ready.clone();
-                self.all.push(Candidate { ready, since: now, next: now, running: false, passed: 0, standing });
+                let (fell, ready) = (was_ready(ready), ready.clone());
+                let (running, answered) = (false, false);
+                self.all.push(Candidate { ready, since: now, next: now, running, passed: 0, answered, fell });
             }
         }
     }
 
     /// Those that take requests before their slice says so.
     pub fn answered(&self) -> impl Iterator<Item = &Ready> {
-        self.all.iter().filter(|one| one.standing == Standing::Answered).map(|one| &one.ready)
+        self.all.iter().filter(|one| one.answered).map(|one| &one.ready)
     }
 
     /// Whether there is an address to probe now or later.
@@ -93,32 +100,42 @@ impl Candidates {
         }
     }
 
-    /// A probe ended; `needed` successes in a row count. Says whether the address takes requests from now on.
-    pub fn outcome(&mut self, ready: &Ready, passed: bool, needed: u32, now: u64) -> bool {
-        let starting = |one: &&mut Candidate| one.ready == *ready && one.standing == Standing::Starting;
-        let Some(one) = self.all.iter_mut().find(starting) else { return false };
+    /// A probe ended; `needed` successes in a row count.
+    pub fn outcome(&mut self, ready: &Ready, passed: bool, needed: u32, now: u64) -> Change {
+        let asked = |one: &&mut Candidate| one.ready == *ready && (one.fell || !one.answered);
+        let Some(one) = self.all.iter_mut().find(asked) else { return Change::None };
         one.running = false;
         one.passed = if passed { one.passed + 1 } else { 0 };
-        one.next = now + if passed { FIRST } else { pause(now.saturating_sub(one.since)) };
-        if one.passed >= needed {
-            one.standing = Standing::Answered;
+        let was = std::mem::replace(&mut one.answered, one.passed >= needed);
+        if was && !one.answered {
+            one.since = now;
         }
-        one.standing == Standing::Answered
+        one.next = now
+            + match (one.answered, passed) {
+                (true, _) => AGAIN,
+                (false, true) => FIRST,
+                (false, false) => pause(now.saturating_sub(one.since)),
+            };
+        match (was, one.answered) {
+            (false, true) => Change::Taken,
+            (true, false) => Change::Lost,
+            _ => Change::None,
+        }
     }
 
     /// An address that takes requests only by our own word refused one: its word is asked for again, from the start.
     pub fn doubt(&mut self, ready: &Ready, now: u64) -> bool {
-        let answered = |one: &&mut Candidate| one.ready == *ready && one.standing == Standing::Answered;
+        let answered = |one: &&mut Candidate| one.ready == *ready && one.answered;
         let Some(one) = self.all.iter_mut().find(answered) else { return false };
         (one.since, one.next) = (now, now + FIRST);
-        (one.passed, one.standing) = (0, Standing::Starting);
+        (one.passed, one.answered) = (0, false);
         true
     }
 }
 
 impl Candidate {
     fn is_probed(&self, now: u64, waiting: bool) -> bool {
-        self.standing == Standing::Starting && (waiting || now.saturating_sub(self.since) < ALONE)
+        if self.answered { self.fell } else { waiting || (!self.fell && now.saturating_sub(self.since) < ALONE) }
     }
 }
 
@@ -159,14 +176,14 @@ mod tests {
                     Step::At(at) => at.to_string(),
                     other => format!("{other:?}"),
                 },
-                Do::Pass(pod, now) => format!("{pod} {}", candidates.outcome(&at(pod), true, needed, *now)),
-                Do::Fail(pod, now) => format!("{pod} {}", candidates.outcome(&at(pod), false, needed, *now)),
+                Do::Pass(pod, now) => format!("{pod} {:?}", candidates.outcome(&at(pod), true, needed, *now)),
+                Do::Fail(pod, now) => format!("{pod} {:?}", candidates.outcome(&at(pod), false, needed, *now)),
                 Do::Doubt(pod, now) => format!("doubt {}", candidates.doubt(&at(pod), *now)),
             });
         }
         assert_eq!(out, want, "{case}");
         let answered: Vec<&str> = candidates.answered().map(|r| r.pod.as_str()).collect();
-        let told: Vec<&str> = want.iter().filter_map(|w| w.strip_suffix(" true")).filter(|w| *w != "doubt").collect();
+        let told: Vec<&str> = want.iter().filter_map(|w| w.strip_suffix(" Taken")).collect();
         assert!(answered.iter().all(|a| told.contains(a)), "{case}: {answered:?} of {told:?}");
     }
 
@@ -187,50 +204,67 @@ mod tests {
                 Next(5200, false),
                 Next(5201, false),
             ],
-            &["a", "a false", "5200", "a", "Wait"],
+            &["a", "a None", "5200", "a", "Wait"],
         );
         check(
             "a second in, a thirty-second of it; a minute in, a second",
             1,
             &[List(&["a"], &[]), Next(0, true), Fail("a", S), Next(S, true), Fail("a", 60 * S), Next(60 * S, true)],
-            &["a", "a false", "1031250", "a false", "61000000"],
+            &["a", "a None", "1031250", "a None", "61000000"],
         );
         check(
             "five seconds alone, longer only for those who wait",
             1,
             &[List(&["a"], &[]), Next(5 * S - 1, false), Fail("a", 5 * S), Next(6 * S, false), Next(6 * S, true)],
-            &["a", "a false", "Rest", "a"],
+            &["a", "a None", "Rest", "a"],
         );
         check(
             "a success",
             1,
             &[List(&["a"], &[]), Next(0, true), Pass("a", 9), Next(9, true)],
-            &["a", "a true", "Rest"],
+            &["a", "a Taken", "Rest"],
         );
         check(
             "as many successes in a row as its owner asks for",
             2,
             &[List(&["a"], &[]), Next(0, true), Pass("a", 1), Fail("a", 2), Pass("a", 3), Next(4, true), Pass("a", 9)],
-            &["a", "a false", "a false", "a false", "5003", "a true"],
+            &["a", "a None", "a None", "a None", "5003", "a Taken"],
         );
         check(
             "gone while it was probed",
             1,
             &[List(&["a"], &[]), Next(0, true), List(&[], &[]), Pass("a", 9), Next(9, true)],
-            &["a", "a false", "Rest"],
+            &["a", "a None", "Rest"],
         );
-        check("its kubelet took it back", 1, &[List(&["a"], &["a"]), Next(0, true)], &["Rest"]);
+        check("its kubelet took it back", 1, &[List(&["a"], &["a"]), Next(0, false)], &["Rest"]);
+        check(
+            "and has nobody else to turn to: asked at once, and as long as it answers",
+            1,
+            &[
+                List(&["a"], &["a"]),
+                Next(0, true),
+                Pass("a", 9),
+                Next(9, false),
+                Next(S + 9, false),
+                Pass("a", S + 20),
+                Next(2 * S + 20, false),
+                Fail("a", 3 * S),
+                Next(3 * S, false),
+                Next(3 * S + 5_000, true),
+            ],
+            &["a", "a Taken", "1000009", "a", "a None", "a", "a Lost", "Rest", "a"],
+        );
         check(
             "listed again as it was",
             1,
             &[List(&["a"], &[]), Next(0, true), Pass("a", 9), List(&["a", "b"], &["a"]), Next(9, true), Next(9, true)],
-            &["a", "a true", "b", "Wait"],
+            &["a", "a Taken", "b", "Wait"],
         );
         check(
             "one that refuses is asked again, from the start",
             1,
             &[List(&["a"], &[]), Doubt("a", 0), Next(0, true), Pass("a", 9), Doubt("a", 50 * S), Next(50 * S, false)],
-            &["doubt false", "a", "a true", "doubt true", "50005000"],
+            &["doubt false", "a", "a Taken", "doubt true", "50005000"],
         );
     }
 

@@ -77,12 +77,11 @@ async fn an_instance_that_accepts_takes_requests_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_probed() {
     let exec = json!({"name": "c", "readinessProbe": {"exec": {"command": ["true"]}}});
-    for (case, cluster, known, before, conditions) in [
-        ("one machine: its node says it itself", false, Some(plain()), None, not_ready()),
-        ("a command inside is the kubelet's", true, Some(exec), None, not_ready()),
-        ("a revision that was not seen yet", true, None, None, not_ready()),
-        ("its kubelet took it back", true, Some(plain()), Some(ready()), not_ready()),
-        ("on its way out", true, Some(plain()), None, json!({"ready": false, "terminating": true})),
+    for (case, cluster, known, conditions) in [
+        ("one machine: its node says it itself", false, Some(plain()), not_ready()),
+        ("a command inside is the kubelet's", true, Some(exec), not_ready()),
+        ("a revision that was not seen yet", true, None, not_ready()),
+        ("on its way out", true, Some(plain()), json!({"ready": false, "terminating": true})),
     ] {
         let mut setup = if cluster { Setup::on_cluster() } else { Setup::new() };
         setup.route(0);
@@ -90,9 +89,6 @@ async fn what_is_not_probed() {
             setup.probed_by("rev", container);
         }
         let instance = Instance::start("a").await;
-        if let Some(before) = before {
-            setup.listed("rev", &[("a", instance.at, before)]);
-        }
         setup.listed("rev", &[("a", instance.at, conditions)]);
         let call = waiting(&setup).await;
         a_while(&mut setup).await;
@@ -101,6 +97,24 @@ async fn what_is_not_probed() {
         setup.listed("rev", &[("a", instance.at, ready())]);
         assert_eq!(soon(case, call).await.unwrap().text(), "a", "{case}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_not_ready_any_more_is_asked_when_there_is_no_other() {
+    let setup = setup(plain());
+    let (a, b) = (Instance::start("a").await, Instance::start("b").await);
+    setup.listed("rev", &[("a", a.at, ready()), ("b", b.at, ready())]);
+    // As when nothing was heard of its node for a while.
+    setup.listed("rev", &[("a", a.at, not_ready()), ("b", b.at, ready())]);
+    for _ in 0..5 {
+        assert_eq!(setup.get("/").await.text(), "b");
+    }
+    assert_eq!(a.seen.connections.load(SeqCst), 0, "its kubelet's word counts");
+    setup.listed("rev", &[("a", a.at, not_ready())]);
+    assert_eq!(setup.get("/").await.text(), "a");
+    let before = setup.metric("dhow_gateway_probes_total", &[]);
+    until("it is asked again", || setup.metric("dhow_gateway_probes_total", &[]) > before).await;
+    assert_eq!(setup.get("/").await.text(), "a");
 }
 
 /// Answers probes as it is told, and all else with `app`. HTTP/1 and HTTP/2.
