@@ -1,6 +1,7 @@
 #!/bin/sh
-# The end-to-end tests on a real cluster of this machine, with Dhow installed on it as on any other. Arguments go to the
-# tests. Where there can be no cluster it says so and ends well. DHOW_KEEP_CLUSTER=1 leaves everything running.
+# The end-to-end tests on a real cluster of this machine, with Dhow installed on it as on any other. Arguments choose
+# among the tests; without any there is more: an upgrade, what leads to Dhow from outside, rights, and the removal.
+# Where there can be no cluster it says so and ends well. DHOW_KEEP_CLUSTER=1 leaves everything running.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -22,7 +23,7 @@ finish() {
     code=$?
     trap - EXIT
     if [ -z "${DHOW_KEEP_CLUSTER:-}" ]; then
-        [ -z "$serving" ] || kill "$serving" 2>/dev/null || true
+        for one in $serving; do kill "$one" 2>/dev/null || true; done
         cargo xtask cluster down || true
     fi
     exit "$code"
@@ -55,28 +56,45 @@ for base in python node; do
 done
 
 made=$(cargo xtask image --dev)
+archive=$(echo "$made" | head -n 1)
 image=$(echo "$made" | tail -n 1)
-cargo xtask cluster load "$(echo "$made" | head -n 1)"
+cargo xtask cluster load "$archive"
 # The image's program is the command line, too: the same build for both.
 cargo build --quiet --package dhow
-KUBECONFIG=$kubeconfig cargo run --quiet --package dhow -- install \
-    --image "$image" --domain dhow.test --gateway-service-type ClusterIP \
-    --registry "$registry/dhow" --registry-insecure "$registry" --build-egress "$host/32:5000" \
+cat >"$work/install.sh" <<END
+#!/bin/sh
+exec env KUBECONFIG='$kubeconfig' '$PWD/target/debug/dhow' install --domain dhow.test --gateway-service-type ClusterIP \
+    --registry '$registry/dhow' --registry-insecure '$registry' --build-egress '$host/32:5000' \
     --build-env NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt \
-    --base-python "$registry/base/python:1" --base-node "$registry/base/node:1" ${DHOW_INSTALL_FLAGS:-}
+    --base-python '$registry/base/python:1' --base-node '$registry/base/node:1' "\$@"
+END
+chmod +x "$work/install.sh"
+"$work/install.sh" --image "$image"
 export DHOW_TEST_CLUSTER=$kubeconfig DHOW_KUBECTL=${DHOW_KUBECTL:-$(xtask/kubectl.sh)}
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-2}
-cargo test --quiet --package dhow --test e2e -- "$@"
-# A part of the tests does not need all rights.
-if [ $# = 0 ]; then
-    DHOW_TEST_AUDIT_LOG=${work%/tests}/logs/audit.log \
-        cargo test --quiet --package dhow --test e2e -- --ignored permissions::
-    cargo test --quiet --package cli --lib -- install::tests::cluster
-    KUBECONFIG=$kubeconfig cargo run --quiet --package dhow -- uninstall
-    # Nothing is left, also of what the tests made.
-    as_admin() { "$DHOW_KUBECTL" --kubeconfig "$kubeconfig" "$@"; }
-    left=$(as_admin get all,configmaps,secrets,serviceaccounts,roles,rolebindings,leases,networkpolicies \
-        --all-namespaces --output name --selector app.kubernetes.io/part-of=dhow)
-    left=$left$(as_admin get crds,clusterroles,clusterrolebindings,namespaces --output name | grep -E 'dhow|knative' || true)
-    [ -z "$left" ] || { echo "left behind by dhow uninstall: $left" >&2; exit 1; }
-fi
+scenarios() { cargo test --quiet --package dhow --test e2e -- "$@"; }
+scenarios "$@"
+[ $# = 0 ] || exit 0
+
+# The same program under another name is another version for all that an upgrade does.
+skopeo copy --quiet --dest-tls-verify=false "oci-archive:$archive" "docker://$registry/dhow:next"
+DHOW_TEST_INSTALL="$work/install.sh --image $registry/dhow:next" scenarios --ignored upgrade::
+image=$registry/dhow:next
+
+as_admin() { "$DHOW_KUBECTL" --kubeconfig "$kubeconfig" "$@"; }
+tests/cluster/outside.sh "$kubeconfig" "$work/outside" &
+serving="$serving $!"
+as_admin wait --for=create namespace/outside --timeout=10m
+for how in ingress httproute=outside/edge istio=outside/edge; do
+    "$work/install.sh" --image "$image" --exposure "$how"
+    DHOW_TEST_OUTSIDE=$how scenarios --ignored outside::
+done
+
+cargo test --quiet --package cli --lib -- install::tests::cluster
+DHOW_TEST_AUDIT_LOG=${work%/tests}/logs/audit.log scenarios --ignored permissions::
+KUBECONFIG=$kubeconfig target/debug/dhow uninstall
+# Nothing is left, also of what the tests made.
+left=$(as_admin get all,configmaps,secrets,serviceaccounts,roles,rolebindings,leases,networkpolicies \
+    --all-namespaces --output name --selector app.kubernetes.io/part-of=dhow)
+left=$left$(as_admin get crds,clusterroles,clusterrolebindings,namespaces --output name | grep -E 'dhow|knative' || true)
+[ -z "$left" ] || { echo "left behind by dhow uninstall: $left" >&2; exit 1; }

@@ -11,6 +11,8 @@ mod gateway;
 mod harness;
 mod interrupted;
 mod kubectl;
+mod outside;
 mod permissions;
 mod plain;
 mod sandbox;
+mod upgrade;

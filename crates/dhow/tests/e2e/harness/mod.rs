@@ -5,6 +5,7 @@
 
 mod cluster;
 mod footprint;
+mod load;
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 
 pub use cluster::admin;
 pub use footprint::{Footprint, cpu_shares, footprint};
+pub use load::Load;
 
 pub struct Platform {
     pub dir: tempfile::TempDir,
