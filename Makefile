@@ -1,11 +1,11 @@
 # Two commands do all set-up on a bare Debian 12 with Rust: `make demo` and `make test`.
-# The others: build, test-cluster, test-faults, test-guest, test-long, bench, tidy.
+# The others: build, test-cluster, test-faults, test-guest, test-long, bench, bench-cluster, tidy.
 
 CARGO ?= cargo
 # How much longer the long tests are than their seeded twins in `make test`.
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: build demo test test-cluster test-faults test-guest test-long bench tidy
+.PHONY: build demo test test-cluster test-faults test-guest test-long bench bench-cluster tidy
 
 build:
 	@xtask/prepare.sh build
@@ -52,6 +52,12 @@ bench:
 	@xtask/prepare.sh bench
 	$(CARGO) build --release --package dhow
 	/usr/bin/python3 bench/run.py
+
+# On the test cluster, beside plain Deployments.
+bench-cluster:
+	@xtask/prepare.sh cluster
+	@xtask/prepare.sh bench
+	tests/cluster/run.sh bench
 
 tidy:
 	$(CARGO) fmt --all

@@ -55,7 +55,9 @@ cat >"$folder/contour.yaml" <<END
 enableExternalNameService: true
 gateway: {gatewayRef: {namespace: outside, name: edge}}
 END
-dns=$("${DHOW_KUBECTL:-kubectl}" --kubeconfig "$kubeconfig" get service --namespace kube-system kube-dns --output 'jsonpath={.spec.clusterIP}')
+# The cluster's DNS is where its API server is.
+dns=$("${DHOW_KUBECTL:-kubectl}" --kubeconfig "$kubeconfig" config view --output 'jsonpath={.clusters[0].cluster.server}' |
+    sed 's,^https://\(.*\):[0-9]*$,\1,')
 echo "nameserver $dns" >"$folder/resolv.conf"
 rm -f "$folder/admin.sock"
 

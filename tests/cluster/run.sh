@@ -1,6 +1,7 @@
 #!/bin/sh
 # The end-to-end tests on a real cluster of this machine, with Dhow installed on it as on any other. Arguments choose
-# among the tests; without any there is more: an upgrade, what leads to Dhow from outside, rights, and the removal.
+# among the tests; without any there is more: an upgrade, what leads to Dhow from outside, rights, and the removal. The first
+# argument `bench` measures the release instead, and what follows chooses among its parts.
 # Where there can be no cluster it says so and ends well. DHOW_KEEP_CLUSTER=1 leaves everything running.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -55,7 +56,9 @@ for base in python node; do
     skopeo copy --quiet --dest-tls-verify=false "oci-archive:$archive" "docker://$registry/base/$base:1"
 done
 
-made=$(cargo xtask image --dev)
+profile=--dev
+[ "${1:-}" != bench ] || profile=""
+made=$(cargo xtask image $profile)
 archive=$(echo "$made" | head -n 1)
 image=$(echo "$made" | tail -n 1)
 cargo xtask cluster load "$archive"
@@ -72,6 +75,11 @@ chmod +x "$work/install.sh"
 "$work/install.sh" --image "$image"
 export DHOW_TEST_CLUSTER=$kubeconfig DHOW_KUBECTL=${DHOW_KUBECTL:-$(xtask/kubectl.sh)}
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-2}
+if [ -z "$profile" ]; then
+    shift
+    /usr/bin/python3 bench/cluster.py "$kubeconfig" "${work%/tests}/logs/audit.log" "$@"
+    exit 0
+fi
 scenarios() { cargo test --quiet --package dhow --test e2e -- "$@"; }
 scenarios "$@"
 [ $# = 0 ] || exit 0

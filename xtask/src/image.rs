@@ -5,12 +5,13 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use flate2::{Compression, GzBuilder};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+
+use crate::cargo::cargo;
 
 const NAME: &str = "dhow.dev/dhow";
 /// Nobody's user, as distributions without a shell have it.
@@ -50,7 +51,7 @@ pub fn run(profile: Profile) -> Result<(PathBuf, String)> {
 /// nothing else is compiled again for it.
 fn build(profile: Profile) -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = cargo();
     command.args(["rustc", "--quiet", "--package", "dhow", "--bin", "dhow"]);
     let folder = match profile {
         Profile::Dev => "debug",

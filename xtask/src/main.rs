@@ -1,5 +1,6 @@
 //! The repository's own checks and chores: `cargo xtask tidy` keeps the documents and the code saying the same.
 
+mod cargo;
 mod chart;
 mod cluster;
 mod image;

@@ -1,10 +1,11 @@
 //! The crate table of ARCHITECTURE.md against `cargo metadata`: the same crates, and arrows only down the layers.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+
+use crate::cargo::cargo;
 
 #[derive(Deserialize)]
 struct Metadata {
@@ -64,11 +65,8 @@ fn table(architecture: &str) -> BTreeMap<String, u8> {
 }
 
 fn metadata() -> Result<Metadata> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let output = Command::new(cargo)
-        .args(["metadata", "--no-deps", "--format-version", "1"])
-        .output()
-        .context("running cargo metadata")?;
+    let output =
+        cargo().args(["metadata", "--no-deps", "--format-version", "1"]).output().context("running cargo metadata")?;
     ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).context("reading cargo metadata")
 }

@@ -1,7 +1,7 @@
 //! What breaks on a cluster, and what must go on meanwhile. Each test breaks the whole cluster, so they run alone:
 //! `make test-faults`.
 
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,9 +11,18 @@ use tokio::time::{Instant, sleep};
 
 use crate::harness::{IMAGE, LIMIT, Load, Platform, admin, eventually, on_cluster, said, send};
 
+fn cluster(action: &[&str]) -> Output {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo told this test about itself would make build scripts run again.
+    let about = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars().filter(|(name, _)| about(name)) {
+        command.env_remove(name);
+    }
+    command.args([&["xtask", "cluster"], action].concat()).output().expect("cargo runs")
+}
+
 fn component(action: &[&str]) {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo).args([&["xtask", "cluster"], action].concat()).output().expect("cargo runs");
+    let output = cluster(action);
     assert!(output.status.success(), "cluster {action:?}: {}", said(&output));
 }
 
@@ -22,8 +31,7 @@ struct Broken(&'static [&'static str]);
 
 impl Drop for Broken {
     fn drop(&mut self) {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let _ = Command::new(cargo).args([&["xtask", "cluster"], self.0].concat()).output();
+        cluster(self.0);
     }
 }
 
