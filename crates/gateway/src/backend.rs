@@ -303,14 +303,14 @@ impl Backend {
         let now = self.hub.micros();
         let mut state = self.lock();
         let change = state.candidates.outcome(ready, passed, needed, now);
+        if change == Change::None {
+            return;
+        }
         let mut instances = state.slots.listed();
-        match change {
-            Change::None => return,
-            Change::Taken => {
-                self.hub.metrics.early_instances.inc();
-                instances.push(ready.clone());
-            }
-            Change::Lost => instances.retain(|one| one != ready),
+        instances.retain(|one| one != ready);
+        if change == Change::Taken {
+            self.hub.metrics.early_instances.inc();
+            instances.push(ready.clone());
         }
         self.replace(state, &instances, now);
     }
