@@ -16,6 +16,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::endpoints::{Address, Listed, Ready};
 use crate::hub::Hub;
 use crate::metrics::Handles;
+use crate::peers;
 use crate::probe::{Candidates, Change, Check, Step};
 use crate::slots::{Failure, Instance, Refusal, Slots};
 
@@ -342,11 +343,7 @@ impl Backend {
         let mut state = self.lock();
         let known = state.away.as_ref().map(|[plain, _]| plain.ready.address.clone());
         if known != to.map(Address::Tcp) {
-            let gateway = |address, h2c| {
-                let ready = Ready { pod: format!("the gateway {address}"), address: Address::Tcp(address), h2c };
-                Instance::new(self.hub.next_id(), ready)
-            };
-            state.away = to.map(|address| [gateway(address, false), gateway(address, true)]);
+            state.away = to.map(|address| peers::instances(address, || self.hub.next_id()));
         }
     }
 

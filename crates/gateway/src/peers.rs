@@ -5,8 +5,12 @@
 //! when gateways come and go, so what was passed on is never passed on again.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use api::wire::RevisionKey;
+
+use crate::endpoints::{Address, Ready};
+use crate::slots::Instance;
 
 /// This gateway among those of its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +24,14 @@ pub struct Own {
 pub(crate) const SERVICE: &str = "dhow-gateway-internal";
 /// On a request between gateways: the revision that was chosen for it.
 pub(crate) const PASSED_ON: http::HeaderName = http::HeaderName::from_static("dhow-passed-on");
+
+/// Another gateway, as an instance that is spoken to in HTTP/1 and as one in HTTP/2.
+pub(crate) fn instances(address: SocketAddr, next_id: impl Fn() -> u64) -> [Arc<Instance>; 2] {
+    [false, true].map(|h2c| {
+        let ready = Ready { pod: format!("the gateway {address}"), address: Address::Tcp(address), h2c };
+        Instance::new(next_id(), ready)
+    })
+}
 
 impl Own {
     pub(crate) fn is_ours(&self, key: &RevisionKey) -> bool {

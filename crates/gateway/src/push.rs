@@ -28,6 +28,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::feed::Feed;
+use crate::watch::patience;
 
 /// For a connection and an answer together: one report later the numbers are old.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -56,7 +57,7 @@ pub async fn push(
 /// Keeps the address of the Lease's holder. The last known one stays while the API server cannot be asked.
 async fn follow(api: Api<Lease>, name: &str, found: &watch::Sender<Option<SocketAddr>>) {
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut events = pin!(watcher(api, config).default_backoff());
+    let mut events = pin!(watcher(api, config).backoff(patience()));
     while let Some(event) = events.next().await {
         match event {
             Ok(watcher::Event::Apply(lease) | watcher::Event::InitApply(lease)) => {

@@ -5,11 +5,13 @@
 
 use std::collections::HashSet;
 use std::pin::pin;
+use std::time::Duration;
 
 use api::names::label;
+use backon::ExponentialBuilder;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::watcher::{self, Event};
+use kube::runtime::watcher::{self, Event, ExponentialBackoff};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -119,6 +121,12 @@ enum Change<K> {
     Flush,
 }
 
+/// Between attempts to watch: short, since whoever comes at zero after an outage waits for it.
+pub(crate) fn patience() -> ExponentialBackoff {
+    let (least, most) = (Duration::from_millis(200), Duration::from_secs(2));
+    ExponentialBuilder::new().with_min_delay(least).with_max_delay(most).with_jitter().without_max_times().into()
+}
+
 async fn follow<K>(
     api: Api<K>,
     config: watcher::Config,
@@ -128,7 +136,7 @@ async fn follow<K>(
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    let events = watch(api, config).default_backoff().ready_chunks(BATCH);
+    let events = watch(api, config).backoff(patience()).ready_chunks(BATCH);
     let mut events = pin!(events);
     let mut seen = HashSet::new();
     while let Some(batch) = events.next().await {

@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
+use backon::ExponentialBuilder;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -17,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::caches::{AnyCache, AnySubscriber, Held, HeldChange};
 use crate::view::{Key, Kind, controller_of};
+
+/// The shortest and the longest pause between attempts to watch: after an outage of hours nobody waits for minutes.
+const WATCH_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// What happened to one object, as a subscriber is told.
 #[derive(Debug)]
@@ -164,7 +169,10 @@ impl<K: Kind> Cache<K> {
             Some(only) => ((only.api)(client, &only.namespace), config.labels(&only.selector)),
             None => (Api::all(client), config),
         };
-        let events = watcher(api, config).default_backoff().into_stream();
+        let (least, most) = WATCH_AGAIN;
+        let again = ExponentialBuilder::new().with_min_delay(least).with_max_delay(most).with_jitter();
+        let again: watcher::ExponentialBackoff = again.without_max_times().into();
+        let events = watcher(api, config).backoff(again).into_stream();
         let mut events = std::pin::pin!(events.take_until(shutdown.cancelled_owned()));
         let mut listed = None;
         while let Some(event) = events.next().await {

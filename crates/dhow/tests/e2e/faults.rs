@@ -79,7 +79,7 @@ async fn without_an_api_server_requests_are_served_on() {
     let platform = Platform::start().await;
     apply(&platform, &always("steady", 2));
     ready(&platform, "steady");
-    let load = Load::start(&platform, "steady");
+    let load = Load::start(&platform, "steady").await;
     {
         let _back = Broken(&["start", "kube-apiserver"]);
         component(&["stop", "kube-apiserver"]);
@@ -103,7 +103,7 @@ async fn an_api_server_that_hangs_is_waited_for() {
     let platform = Platform::start().await;
     apply(&platform, &always("steady", 1));
     ready(&platform, "steady");
-    let load = Load::start(&platform, "steady");
+    let load = Load::start(&platform, "steady").await;
     {
         let _back = Broken(&["signal", "kube-apiserver", "CONT"]);
         component(&["signal", "kube-apiserver", "STOP"]);
@@ -124,7 +124,7 @@ async fn leaders_may_be_killed_at_any_point() {
     let platform = Platform::start().await;
     apply(&platform, &always("steady", 1));
     ready(&platform, "steady");
-    let load = Load::start(&platform, "steady");
+    let load = Load::start(&platform, "steady").await;
     let rounds = if std::env::var("DHOW_LONG").is_ok() { 40 } else { 8 };
     for round in 0..rounds {
         // A little later each time, so that it hits another step of the way from a Service to a pod.
@@ -157,7 +157,7 @@ async fn evicted_instances_finish_and_are_replaced() {
     let platform = Platform::start().await;
     apply(&platform, &always("steady", 2));
     ready(&platform, "steady");
-    let load = Load::start(&platform, "steady");
+    let load = Load::start(&platform, "steady").await;
     let pods = || {
         let list: Value = serde_json::from_str(&platform.kubectl_ok(&["get", "pods", "-o", "json"])).expect("JSON");
         let stays = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
@@ -236,7 +236,7 @@ async fn answers_of_429_are_waited_out() {
     let platform = Platform::start().await;
     apply(&platform, &always("steady", 1));
     ready(&platform, "steady");
-    let load = Load::start(&platform, "steady");
+    let load = Load::start(&platform, "steady").await;
     let user = json!({"kind": "ServiceAccount",
         "serviceAccount": {"name": "dhow-controller", "namespace": "dhow-system"}});
     let everything = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["create", "patch", "delete"],

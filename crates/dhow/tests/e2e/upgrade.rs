@@ -28,7 +28,7 @@ async fn an_upgrade_fails_no_request() {
     platform.kubectl_ok(&["wait", "--for=condition=Ready", "ksvc/steady", "--timeout=90s"]);
     platform.deploy("hello", HELLO);
     let before = platform.object("revision", "steady-00001");
-    let loads = ["steady", "hello"].map(|name| Load::start(&platform, name));
+    let loads = [Load::start(&platform, "steady").await, Load::start(&platform, "hello").await];
     let words: Vec<String> = install.split_whitespace().map(str::to_owned).collect();
     let run = move || Command::new(&words[0]).args(&words[1..]).output();
     let output = tokio::task::spawn_blocking(run).await.expect("it ends").expect("it runs");
