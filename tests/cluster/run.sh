@@ -100,6 +100,10 @@ done
 
 cargo test --quiet --package cli --lib -- install::tests::cluster
 DHOW_TEST_AUDIT_LOG=${work%/tests}/logs/audit.log scenarios --ignored permissions::
+# The tests' own namespaces are on their way out, and what is in them is somebody's.
+as_admin get namespaces --output name | grep -E '/dhow-(e2e|dry-run)-' | while read -r one; do
+    as_admin wait --for=delete "$one" --timeout=120s >/dev/null
+done
 KUBECONFIG=$kubeconfig target/debug/dhow uninstall
 # Nothing is left, also of what the tests made.
 left=$(as_admin get all,configmaps,secrets,serviceaccounts,roles,rolebindings,leases,networkpolicies \

@@ -32,6 +32,7 @@ const CONTROLLER: &[Rule] = &[
     ("apps", &["deployments"], APPLY),
     ("", &["services"], APPLY),
     ("", &["pods"], WATCH),
+    ("", &["events"], &["create"]),
 ];
 
 /// A child's reference says that deleting its owner waits for it. Clusters that check who may say so
@@ -60,6 +61,7 @@ const AUTOSCALER: &[Rule] = &[
     (AUTOSCALING, &["podautoscalers/status"], &["patch"]),
     ("apps", &["deployments"], &["list", "watch", "patch"]),
     ("", &["pods"], &["list", "watch", "patch"]),
+    ("", &["events"], &["create"]),
 ];
 
 const GATEWAY: &[Rule] = &[
