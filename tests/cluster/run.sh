@@ -105,8 +105,45 @@ as_admin get namespaces --output name | grep -E '/dhow-(e2e|dry-run)-' | while r
     as_admin wait --for=delete "$one" --timeout=120s >/dev/null
 done
 KUBECONFIG=$kubeconfig target/debug/dhow uninstall
-# Nothing is left, also of what the tests made.
-left=$(as_admin get all,configmaps,secrets,serviceaccounts,roles,rolebindings,leases,networkpolicies \
-    --all-namespaces --output name --selector app.kubernetes.io/part-of=dhow)
-left=$left$(as_admin get crds,clusterroles,clusterrolebindings,namespaces --output name | grep -E 'dhow|knative' || true)
-[ -z "$left" ] || { echo "left behind by dhow uninstall: $left" >&2; exit 1; }
+nothing_is_left() {
+    left=$(as_admin get all,configmaps,secrets,serviceaccounts,roles,rolebindings,leases,networkpolicies \
+        --all-namespaces --output name --selector app.kubernetes.io/part-of=dhow)
+    left=$left$(as_admin get crds,clusterroles,clusterrolebindings --output name | grep -E 'dhow|knative' || true)
+    [ -z "$left" ] || { echo "left behind by $1: $left" >&2; exit 1; }
+}
+nothing_is_left "dhow uninstall"
+as_admin wait --for=delete namespace/dhow-system --timeout=60s
+
+# The same by Helm: from the oldest chart that was ever released, else from this one, to this one.
+helm=$(dirname "$work")/../bin/helm
+[ -x "$helm" ] || helm=helm
+oldest=$(git tag --list 'v*' --sort=version:refname | while read -r tag; do
+    git cat-file -e "$tag:charts/dhow/Chart.yaml" 2>/dev/null && echo "$tag" && break
+done)
+chart=charts/dhow
+if [ -n "$oldest" ]; then
+    rm -rf "$work/oldest" && mkdir "$work/oldest"
+    git archive "$oldest" charts/dhow | tar -x -C "$work/oldest"
+    chart=$work/oldest/charts/dhow
+else
+    echo "skipped: the upgrade from a released chart (none is tagged); from this one to itself instead"
+fi
+cat >"$work/values.yaml" <<END
+domain: dhow.test
+gateway: {serviceType: ClusterIP}
+registry: {prefix: "$registry/dhow", insecure: ["$registry"]}
+build:
+  basePython: $registry/base/python:1
+  baseNode: $registry/base/node:1
+  egress: ["$host/32:5000"]
+  env: ["NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt"]
+END
+release="--kubeconfig $kubeconfig --namespace dhow-system --wait --timeout 3m"
+set_up="$release --values $work/values.yaml"
+"$helm" install dhow "$chart" $set_up --create-namespace --set "image=$(echo "$made" | tail -n 1)" >/dev/null
+DHOW_TEST_INSTALL="$helm upgrade dhow charts/dhow $set_up --set image=$image" scenarios --ignored upgrade::
+as_admin get namespaces --output name | grep '/dhow-e2e-' | while read -r one; do
+    as_admin wait --for=delete "$one" --timeout=120s >/dev/null
+done
+"$helm" uninstall dhow $release >/dev/null
+nothing_is_left "helm uninstall"
