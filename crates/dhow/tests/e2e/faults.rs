@@ -9,7 +9,7 @@ use http::Request;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::harness::{IMAGE, LIMIT, Load, Platform, admin, eventually, on_cluster, said, send};
+use crate::harness::{IMAGE, LIMIT, Load, Platform, admin, always, container, eventually, on_cluster, said, send};
 
 fn cluster(action: &[&str]) -> Output {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -35,26 +35,16 @@ impl Drop for Broken {
     }
 }
 
-fn service(name: &str, template: Value) -> Value {
-    json!({
-        "apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": name},
-        "spec": {"template": template},
-    })
-}
-
-fn always(name: &str, instances: u32) -> Value {
-    let scale = json!({"autoscaling.knative.dev/min-scale": instances.to_string()});
-    service(name, json!({"metadata": {"annotations": scale}, "spec": {"containers": [{"image": IMAGE}]}}))
-}
-
-fn apply(platform: &Platform, object: &Value) {
-    let path = platform.dir.path().join("object.json");
-    std::fs::write(&path, object.to_string()).expect("written");
-    platform.kubectl_ok(&["apply", "-f", path.to_str().expect("UTF-8")]);
-}
-
-fn ready(platform: &Platform, name: &str) {
-    platform.kubectl_ok(&["wait", "--for=condition=Ready", &format!("ksvc/{name}"), "--timeout=90s"]);
+/// A platform with `instances` that always run, and requests to them; `None` where there is no cluster.
+async fn under_load(instances: u32) -> Option<(Platform, Load)> {
+    if !on_cluster() {
+        return None;
+    }
+    let platform = Platform::start().await;
+    platform.apply(&always("steady", instances));
+    platform.serves("steady");
+    let load = Load::start(&platform, "steady").await;
+    Some((platform, load))
 }
 
 async fn api_answers() {
@@ -73,13 +63,7 @@ fn long_or(short: u64) -> Duration {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "breaks the whole cluster: make test-faults"]
 async fn without_an_api_server_requests_are_served_on() {
-    if !on_cluster() {
-        return;
-    }
-    let platform = Platform::start().await;
-    apply(&platform, &always("steady", 2));
-    ready(&platform, "steady");
-    let load = Load::start(&platform, "steady").await;
+    let Some((platform, load)) = under_load(2).await else { return };
     {
         let _back = Broken(&["start", "kube-apiserver"]);
         component(&["stop", "kube-apiserver"]);
@@ -88,47 +72,35 @@ async fn without_an_api_server_requests_are_served_on() {
     }
     api_answers().await;
     // What leads again acts on what is new, and what was acknowledged before is there.
-    apply(&platform, &always("after", 1));
-    ready(&platform, "after");
-    ready(&platform, "steady");
+    platform.apply(&always("after", 1));
+    platform.serves("after");
+    platform.serves("steady");
     load.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "breaks the whole cluster: make test-faults"]
 async fn an_api_server_that_hangs_is_waited_for() {
-    if !on_cluster() {
-        return;
-    }
-    let platform = Platform::start().await;
-    apply(&platform, &always("steady", 1));
-    ready(&platform, "steady");
-    let load = Load::start(&platform, "steady").await;
+    let Some((platform, load)) = under_load(1).await else { return };
     {
         let _back = Broken(&["signal", "kube-apiserver", "CONT"]);
         component(&["signal", "kube-apiserver", "STOP"]);
         sleep(Duration::from_secs(25)).await;
     }
     api_answers().await;
-    apply(&platform, &always("after", 1));
-    ready(&platform, "after");
+    platform.apply(&always("after", 1));
+    platform.serves("after");
     load.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "breaks the whole cluster: make test-faults"]
 async fn leaders_may_be_killed_at_any_point() {
-    if !on_cluster() {
-        return;
-    }
-    let platform = Platform::start().await;
-    apply(&platform, &always("steady", 1));
-    ready(&platform, "steady");
-    let load = Load::start(&platform, "steady").await;
+    let Some((platform, load)) = under_load(1).await else { return };
     let rounds = if std::env::var("DHOW_LONG").is_ok() { 40 } else { 8 };
     for round in 0..rounds {
         // A little later each time, so that it hits another step of the way from a Service to a pod.
-        apply(&platform, &always(&format!("killed-{round}"), 1));
+        platform.apply(&always(&format!("killed-{round}"), 1));
         sleep(Duration::from_millis(60 * round)).await;
         for role in ["controller", "autoscaler"] {
             let lease = format!("dhow-{role}");
@@ -142,7 +114,7 @@ async fn leaders_may_be_killed_at_any_point() {
         }
     }
     for round in 0..rounds {
-        ready(&platform, &format!("killed-{round}"));
+        platform.serves(&format!("killed-{round}"));
         assert_eq!(platform.get(&format!("killed-{round}"), "/").await.status.as_u16(), 200);
     }
     load.end().await;
@@ -151,13 +123,7 @@ async fn leaders_may_be_killed_at_any_point() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "breaks the whole cluster: make test-faults"]
 async fn evicted_instances_finish_and_are_replaced() {
-    if !on_cluster() {
-        return;
-    }
-    let platform = Platform::start().await;
-    apply(&platform, &always("steady", 2));
-    ready(&platform, "steady");
-    let load = Load::start(&platform, "steady").await;
+    let Some((platform, load)) = under_load(2).await else { return };
     let pods = || {
         let list: Value = serde_json::from_str(&platform.kubectl_ok(&["get", "pods", "-o", "json"])).expect("JSON");
         let stays = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
@@ -194,8 +160,8 @@ async fn a_node_that_is_not_heard_of_serves_on() {
         return;
     }
     let platform = Platform::start().await;
-    apply(&platform, &always("steady", 1));
-    ready(&platform, "steady");
+    platform.apply(&always("steady", 1));
+    platform.serves("steady");
     // Past kube-proxy, which knows no endpoint of a Service on a lost node; the gateway asks the instances itself.
     let address = admin(&[
         "get",
@@ -230,13 +196,7 @@ async fn a_node_that_is_not_heard_of_serves_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "breaks the whole cluster: make test-faults"]
 async fn answers_of_429_are_waited_out() {
-    if !on_cluster() {
-        return;
-    }
-    let platform = Platform::start().await;
-    apply(&platform, &always("steady", 1));
-    ready(&platform, "steady");
-    let load = Load::start(&platform, "steady").await;
+    let Some((platform, load)) = under_load(1).await else { return };
     let user = json!({"kind": "ServiceAccount",
         "serviceAccount": {"name": "dhow-controller", "namespace": "dhow-system"}});
     let everything = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["create", "patch", "delete"],
@@ -250,11 +210,11 @@ async fn answers_of_429_are_waited_out() {
             "spec": {"priorityLevelConfiguration": {"name": "dhow-refused"}, "matchingPrecedence": 2,
                 "rules": [{"subjects": [user], "resourceRules": everything}]}},
     ]});
-    apply(&platform, &refuse);
-    apply(&platform, &always("after", 1));
+    platform.apply(&refuse);
+    platform.apply(&always("after", 1));
     sleep(Duration::from_secs(10)).await;
     admin(&["delete", "flowschema,prioritylevelconfiguration", "dhow-refused"]);
-    ready(&platform, "after");
+    platform.serves("after");
     load.end().await;
 }
 
@@ -265,23 +225,23 @@ async fn without_dns_functions_start_and_answer() {
         return;
     }
     let platform = Platform::start().await;
-    apply(&platform, &service("idle", json!({"spec": {"containers": [{"image": IMAGE}]}})));
-    ready(&platform, "idle");
+    platform.apply(&container("idle", IMAGE));
+    platform.serves("idle");
     {
         let _back = Broken(&["start", "coredns"]);
         component(&["stop", "coredns"]);
         // From zero, too.
-        platform.kubectl_ok(&["annotate", "kpa", "--all", &format!("dhow.dev/scale-request=0@{}", jiff_now())]);
+        platform.kubectl_ok(&["annotate", "kpa", "--all", &format!("dhow.dev/scale-request=0@{}", now())]);
         let gone = ["wait", "--for=delete", "pods", "--all", "--timeout=90s"];
         platform.kubectl_ok(&gone);
         assert_eq!(platform.send("idle", Request::get("/"), Bytes::new()).await.status.as_u16(), 200);
-        apply(&platform, &always("new", 1));
-        ready(&platform, "new");
+        platform.apply(&always("new", 1));
+        platform.serves("new");
         assert_eq!(platform.get("new", "/").await.status.as_u16(), 200);
     }
 }
 
-fn jiff_now() -> String {
+fn now() -> String {
     let output = Command::new("date").args(["--utc", "+%Y-%m-%dT%H:%M:%SZ"]).output().expect("date runs");
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
@@ -308,25 +268,22 @@ async fn conditions_say_what_a_cluster_refuses_and_why() {
         };
         println!("{}", eventually(&format!("{name} says {want:?}"), seen).await);
     };
-    apply(
-        &platform,
-        &service("absent", json!({"spec": {"containers": [{"image": "10.213.255.1:5000/nobody/absent:1"}]}})),
-    );
+    platform.apply(&container("absent", "10.213.255.1:5000/nobody/absent:1"));
     says("absent", &["ErrImagePull", "ImagePullBackOff", "not found"]).await;
     let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"},
         "spec": {"hard": {"count/pods": "0"}}});
-    apply(&platform, &quota);
+    platform.apply(&quota);
     // A quota counts once its controller has seen it.
     eventually("the quota counts", || async {
         let quota = platform.object("resourcequota", "none");
         quota["status"]["hard"].is_object().then_some(()).ok_or(quota)
     })
     .await;
-    apply(&platform, &service("refused", json!({"spec": {"containers": [{"image": IMAGE}]}})));
+    platform.apply(&container("refused", IMAGE));
     says("refused", &["exceeded quota"]).await;
     // The gateway says it, too, and does not wait for a request's whole timeout.
     let reply = tokio::time::timeout(LIMIT, platform.get("refused", "/")).await.expect("an answer in time");
     assert!(reply.status.is_client_error() || reply.status.is_server_error(), "{}", reply.status);
     platform.kubectl_ok(&["delete", "resourcequota", "none"]);
-    ready(&platform, "refused");
+    platform.serves("refused");
 }

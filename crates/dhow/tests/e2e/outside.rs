@@ -1,9 +1,8 @@
 //! From outside a cluster to a service, through whatever the operator has at its edge.
 
 use http::Request;
-use serde_json::json;
 
-use crate::harness::{IMAGE, Platform, eventually, on_cluster, said, send};
+use crate::harness::{IMAGE, Platform, container, eventually, on_cluster, said, send};
 
 /// Where Envoy listens, which tests/cluster/outside.sh starts.
 const EDGE: &str = "127.0.0.1:18080";
@@ -22,14 +21,8 @@ async fn a_request_comes_in_through_the_edge() {
         return;
     }
     let platform = Platform::start().await;
-    let service = json!({
-        "apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "hello"},
-        "spec": {"template": {"spec": {"containers": [{"image": IMAGE}]}}},
-    });
-    let path = platform.dir.path().join("object.json");
-    std::fs::write(&path, service.to_string()).expect("written");
-    platform.kubectl_ok(&["apply", "-f", path.to_str().expect("UTF-8")]);
-    platform.kubectl_ok(&["wait", "--for=condition=Ready", "ksvc/hello", "--timeout=90s"]);
+    platform.apply(&container("hello", IMAGE));
+    platform.serves("hello");
     let object = platform.object(kind, "hello-outside");
     assert!(object.to_string().contains(&platform.host("hello")), "{object}");
     if has_data_plane {

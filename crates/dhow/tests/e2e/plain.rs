@@ -3,10 +3,10 @@
 use std::process::Output;
 
 use http::Request;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::function::HELLO;
-use crate::harness::{IMAGE, Platform, able, admin, eventually, on_cluster, said, send};
+use crate::harness::{IMAGE, Platform, able, admin, container, eventually, on_cluster, said, send};
 
 fn done(output: Output) -> String {
     assert!(output.status.success(), "{}", said(&output));
@@ -19,16 +19,10 @@ async fn what_is_exported_runs_without_dhow() {
         return;
     }
     let platform = Platform::start().await;
-    let container = json!({"image": IMAGE, "ports": [{"containerPort": 8080}]});
-    let service = json!({
-        "apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "container"},
-        "spec": {"template": {"spec": {"containers": [container]}}},
-    });
-    let path = platform.dir.path().join("object.yaml");
+    platform.apply(&container("container", IMAGE));
+    platform.serves("container");
+    let path = platform.dir.path().join("exported.yaml");
     let file = path.to_str().expect("UTF-8");
-    std::fs::write(&path, service.to_string()).expect("written");
-    platform.kubectl_ok(&["apply", "-f", file]);
-    platform.kubectl_ok(&["wait", "--for=condition=Ready", "ksvc/container", "--timeout=90s"]);
     platform.deploy("hello", HELLO);
     // Where Dhow sees nothing of its own.
     let elsewhere = format!("{}-plain", platform.namespace());

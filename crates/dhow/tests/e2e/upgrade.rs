@@ -2,10 +2,8 @@
 
 use std::process::Command;
 
-use serde_json::json;
-
 use crate::function::HELLO;
-use crate::harness::{IMAGE, Load, Platform, on_cluster, said};
+use crate::harness::{Load, Platform, always, on_cluster, said};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "replaces the installation: tests/cluster/run.sh"]
@@ -17,15 +15,8 @@ async fn an_upgrade_fails_no_request() {
         return;
     }
     let platform = Platform::start().await;
-    let scale = json!({"autoscaling.knative.dev/min-scale": "1"});
-    let service = json!({
-        "apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "steady"},
-        "spec": {"template": {"metadata": {"annotations": scale}, "spec": {"containers": [{"image": IMAGE}]}}},
-    });
-    let path = platform.dir.path().join("object.json");
-    std::fs::write(&path, service.to_string()).expect("written");
-    platform.kubectl_ok(&["apply", "-f", path.to_str().expect("UTF-8")]);
-    platform.kubectl_ok(&["wait", "--for=condition=Ready", "ksvc/steady", "--timeout=90s"]);
+    platform.apply(&always("steady", 1));
+    platform.serves("steady");
     platform.deploy("hello", HELLO);
     let before = platform.object("revision", "steady-00001");
     let loads = [Load::start(&platform, "steady").await, Load::start(&platform, "hello").await];

@@ -6,6 +6,7 @@
 mod cluster;
 mod footprint;
 mod load;
+mod service;
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -19,14 +20,13 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
 pub const DHOW: &str = env!("CARGO_BIN_EXE_dhow");
-/// Built with the test cluster; it answers on `/`.
-pub const IMAGE: &str = "dhow.test/hello:1";
 /// Far longer than anything takes; a test that needs it all has failed.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
 pub use cluster::admin;
 pub use footprint::{Footprint, cpu_shares, footprint};
 pub use load::Load;
+pub use service::{IMAGE, always, container};
 
 pub struct Platform {
     pub dir: tempfile::TempDir,
