@@ -75,6 +75,7 @@ const BUILDER: &[Rule] = &[
     (DHOW, &["builds"], WATCH),
     (DHOW, &["builds/status"], &["patch"]),
     ("authentication.k8s.io", &["tokenreviews"], &["create"]),
+    ("", &["events"], &["create"]),
 ];
 
 /// In Dhow's own namespace.
