@@ -106,7 +106,7 @@ as_admin get namespaces --output name | grep -E '/dhow-(e2e|dry-run)-' | while r
 done
 KUBECONFIG=$kubeconfig target/debug/dhow uninstall
 nothing_is_left() {
-    left=$(as_admin get all,configmaps,secrets,serviceaccounts,roles,rolebindings,leases,networkpolicies \
+    left=$(as_admin get deployments,replicasets,pods,services,configmaps,secrets,serviceaccounts,roles,rolebindings,leases,networkpolicies \
         --all-namespaces --output name --selector app.kubernetes.io/part-of=dhow)
     left=$left$(as_admin get crds,clusterroles,clusterrolebindings --output name | grep -E 'dhow|knative' || true)
     [ -z "$left" ] || { echo "left behind by $1: $left" >&2; exit 1; }
