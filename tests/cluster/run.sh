@@ -101,9 +101,16 @@ done
 cargo test --quiet --package cli --lib -- install::tests::cluster
 DHOW_TEST_AUDIT_LOG=${work%/tests}/logs/audit.log scenarios --ignored permissions::
 # The tests' own namespaces are on their way out, and what is in them is somebody's.
-as_admin get namespaces --output name | grep -E '/dhow-(e2e|dry-run)-' | while read -r one; do
-    as_admin wait --for=delete "$one" --timeout=120s >/dev/null
-done
+tests_are_gone() {
+    for _ in $(seq 120); do
+        there=$(as_admin get functions.dhow.dev,services.serving.knative.dev --all-namespaces --output name)
+        [ -n "$there" ] || return 0
+        sleep 1
+    done
+    echo "the tests left behind: $there" >&2
+    exit 1
+}
+tests_are_gone
 KUBECONFIG=$kubeconfig target/debug/dhow uninstall
 nothing_is_left() {
     left=$(as_admin get deployments,replicasets,pods,services,configmaps,secrets,serviceaccounts,roles,rolebindings,leases,networkpolicies \
@@ -120,7 +127,7 @@ helm=$(dirname "$work")/../bin/helm
 oldest=$(git tag --list 'v*' --sort=version:refname | while read -r tag; do
     git cat-file -e "$tag:charts/dhow/Chart.yaml" 2>/dev/null && echo "$tag" && break
 done)
-chart=charts/dhow
+chart=$PWD/charts/dhow
 if [ -n "$oldest" ]; then
     rm -rf "$work/oldest" && mkdir "$work/oldest"
     git archive "$oldest" charts/dhow | tar -x -C "$work/oldest"
@@ -141,9 +148,7 @@ END
 release="--kubeconfig $kubeconfig --namespace dhow-system --wait --timeout 3m"
 set_up="$release --values $work/values.yaml"
 "$helm" install dhow "$chart" $set_up --create-namespace --set "image=$(echo "$made" | tail -n 1)" >/dev/null
-DHOW_TEST_INSTALL="$helm upgrade dhow charts/dhow $set_up --set image=$image" scenarios --ignored upgrade::
-as_admin get namespaces --output name | grep '/dhow-e2e-' | while read -r one; do
-    as_admin wait --for=delete "$one" --timeout=120s >/dev/null
-done
+DHOW_TEST_INSTALL="$helm upgrade dhow $PWD/charts/dhow $set_up --set image=$image" scenarios --ignored upgrade::
+tests_are_gone
 "$helm" uninstall dhow $release >/dev/null
 nothing_is_left "helm uninstall"
