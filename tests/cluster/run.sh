@@ -151,4 +151,6 @@ set_up="$release --values $work/values.yaml"
 DHOW_TEST_INSTALL="$helm upgrade dhow $PWD/charts/dhow $set_up --set image=$image" scenarios --ignored upgrade::
 tests_are_gone
 "$helm" uninstall dhow $release >/dev/null
+# Helm keeps the namespace, and in it what the builder has made there.
+as_admin delete namespace dhow-system --timeout=120s >/dev/null
 nothing_is_left "helm uninstall"
