@@ -15,6 +15,7 @@ mod index;
 mod kinds;
 mod logs;
 mod openapi;
+mod options;
 mod patch;
 mod protobuf;
 mod request;

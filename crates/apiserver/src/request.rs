@@ -84,27 +84,31 @@ impl Query {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    pub fn flag(&self, name: &str) -> Result<bool> {
-        match self.get(name) {
-            None | Some("false" | "0") => Ok(false),
-            Some("true" | "1") => Ok(true),
-            Some(other) => Err(ApiError::BadRequest(format!("invalid boolean {other:?} for {name}"))),
-        }
+    /// Anything but a clear no is a yes, as Kubernetes reads it.
+    pub fn flag(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|text| text != "0" && !text.eq_ignore_ascii_case("false"))
     }
 
+    /// A negative number says nothing.
     pub fn number(&self, name: &str) -> Result<Option<u64>> {
-        let parse =
-            |text: &str| text.parse().map_err(|_| ApiError::BadRequest(format!("invalid number {text:?} for {name}")));
-        self.get(name).map(parse).transpose()
+        let bad = |text: &str| ApiError::BadRequest(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"));
+        let parse = |text: &str| text.parse::<i64>().map_err(|_| bad(text));
+        Ok(self.get(name).map(parse).transpose()?.and_then(|number| u64::try_from(number).ok()))
+    }
+
+    pub fn revision(&self, name: &str) -> Result<Option<u64>> {
+        let bad = |text: &str| {
+            ApiError::BadRequest(format!(
+                "invalid resource version: {name}: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: \
+                 invalid syntax"
+            ))
+        };
+        self.get(name).map(|text| text.parse().map_err(|_| bad(text))).transpose()
     }
 
     /// Whether nothing is to be stored.
-    pub fn dry_run(&self) -> Result<bool> {
-        match self.get("dryRun") {
-            None => Ok(false),
-            Some("All") => Ok(true),
-            Some(other) => Err(ApiError::BadRequest(format!("unsupported value for dryRun: {other:?}: want \"All\""))),
-        }
+    pub fn dry_run(&self) -> bool {
+        self.get("dryRun").is_some()
     }
 }
 
@@ -117,15 +121,13 @@ pub enum FieldValidation {
 }
 
 impl FieldValidation {
-    pub fn parse(query: &Query, default: Self) -> Result<Self> {
+    /// What else it may say was found before.
+    pub fn of(query: &Query, default: Self) -> Self {
         match query.get("fieldValidation") {
-            None => Ok(default),
-            Some("Ignore") => Ok(Self::Ignore),
-            Some("Warn") => Ok(Self::Warn),
-            Some("Strict") => Ok(Self::Strict),
-            Some(other) => Err(ApiError::BadRequest(format!(
-                "invalid fieldValidation {other:?}: must be one of Ignore, Strict, Warn"
-            ))),
+            Some("Ignore") => Self::Ignore,
+            Some("Warn") => Self::Warn,
+            Some("Strict") => Self::Strict,
+            _ => default,
         }
     }
 }
@@ -253,8 +255,13 @@ mod tests {
     fn queries() {
         let query = Query::parse(Some("a=b%3Dc&d=e+f&watch=true&limit=5&empty="));
         assert_eq!((query.get("a"), query.get("d"), query.get("empty")), (Some("b=c"), Some("e f"), None));
-        assert!(query.flag("watch").unwrap());
+        assert!(query.flag("watch"));
         assert_eq!(query.number("limit").unwrap(), Some(5));
         assert!(query.number("d").is_err());
+        for (text, want) in
+            [("", false), ("f=false", false), ("f=0", false), ("f=FALSE", false), ("f=odd", true), ("f=1", true)]
+        {
+            assert_eq!(Query::parse(Some(text)).flag("f"), want, "{text}");
+        }
     }
 }

@@ -27,6 +27,8 @@ pub enum ApiError {
     ApplyConflict { causes: Vec<FieldConflict> },
     #[error("{} {name:?} is invalid: {}", .resource.kind_and_group(), aggregate(.errors))]
     Invalid { resource: Resource, name: String, errors: Vec<FieldError> },
+    #[error("{options}.meta.k8s.io \"\" is invalid: {}", aggregate(.errors))]
+    InvalidOptions { options: &'static str, errors: Vec<FieldError> },
     #[error("{resource} {name:?} is forbidden: {why}")]
     Forbidden { resource: Resource, name: String, why: String, cause: Option<(&'static str, String)> },
     #[error("{0}")]
@@ -37,8 +39,8 @@ pub enum ApiError {
     NotAcceptable,
     #[error("the body of the request was in an unknown format - accepted media types include: {0}")]
     UnsupportedMediaType(String),
-    #[error("Request entity too large: limit is {0}")]
-    TooLarge(usize),
+    #[error("Request entity too large: {0}")]
+    TooLarge(String),
     #[error("the server rejected our request due to an error in our request: {0}")]
     Unprocessable(String),
     #[error("{0}")]
@@ -72,6 +74,7 @@ pub enum Fault {
     NotSupported { value: Value, supported: Vec<String> },
     Duplicate(Value),
     Forbidden(String),
+    TooLong { most: usize },
 }
 
 /// A field that somebody else owns.
@@ -126,6 +129,7 @@ impl FieldError {
             Fault::NotSupported { .. } => "FieldValueNotSupported",
             Fault::Duplicate(_) => "FieldValueDuplicate",
             Fault::Forbidden(_) => "FieldValueForbidden",
+            Fault::TooLong { .. } => "FieldValueTooLong",
         }
     }
 
@@ -145,6 +149,7 @@ impl FieldError {
             }
             Fault::Duplicate(value) => format!("Duplicate value: {}", shown(value)),
             Fault::Forbidden(detail) => detailed("Forbidden", detail),
+            Fault::TooLong { most } => format!("Too long: may not be more than {most} bytes"),
         }
     }
 }
@@ -172,7 +177,9 @@ impl ApiError {
             Self::NotFound { .. } | Self::NoSuchPath => (StatusCode::NOT_FOUND, "NotFound"),
             Self::AlreadyExists { .. } => (StatusCode::CONFLICT, "AlreadyExists"),
             Self::Conflict { .. } | Self::ApplyConflict { .. } => (StatusCode::CONFLICT, "Conflict"),
-            Self::Invalid { .. } | Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
+            Self::Invalid { .. } | Self::InvalidOptions { .. } | Self::Unprocessable(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "Invalid")
+            }
             Self::Forbidden { .. } => (StatusCode::FORBIDDEN, "Forbidden"),
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
             Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
@@ -245,12 +252,11 @@ impl ApiError {
             }
             Self::Invalid { resource, name, errors } => {
                 let mut details = named(resource, name, resource.0.kind);
-                let causes = errors
-                    .iter()
-                    .map(|e| json!({"reason": e.reason(), "message": e.message(), "field": e.field}))
-                    .collect();
-                details["causes"] = Value::Array(causes);
+                details["causes"] = causes(errors);
                 Some(details)
+            }
+            Self::InvalidOptions { options, errors } => {
+                Some(json!({"group": "meta.k8s.io", "kind": options, "causes": causes(errors)}))
             }
             Self::ApplyConflict { causes } => {
                 let causes = causes
@@ -267,9 +273,15 @@ impl ApiError {
                 "retryAfterSeconds": 1,
             })),
             Self::TooManyRequests(_) | Self::Store(StoreError::Overloaded) => Some(json!({"retryAfterSeconds": 1})),
+            // Said by what answers before any resource does.
+            Self::MethodNotAllowed(_) | Self::NoSuchPath | Self::Unprocessable(_) => Some(json!({})),
             _ => None,
         }
     }
+}
+
+fn causes(errors: &[FieldError]) -> Value {
+    errors.iter().map(|e| json!({"reason": e.reason(), "message": e.message(), "field": e.field})).collect()
 }
 
 /// The answer to a deletion that left nothing behind.

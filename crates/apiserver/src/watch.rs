@@ -76,7 +76,7 @@ impl Inner {
                 ApiError::TooManyRequests("too many watches are open; end some or try again later".into())
             })?),
         };
-        let bookmarks = call.query.flag("allowWatchBookmarks")?.then(|| {
+        let bookmarks = call.query.flag("allowWatchBookmarks").then(|| {
             let mut ticks = interval(BOOKMARKS);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks.reset();
@@ -161,14 +161,14 @@ fn watch_selector(call: &Call<'_>) -> Result<Selector> {
 }
 
 fn start(call: &Call<'_>) -> Result<Start> {
-    let revision = call.query.number("resourceVersion")?.unwrap_or(0);
+    let revision = call.query.revision("resourceVersion")?.unwrap_or(0);
     if call.query.get("sendInitialEvents").is_some() {
         let invalid = |text: &str| Err(ApiError::BadRequest(text.to_owned()));
         if call.query.get("resourceVersionMatch") != Some("NotOlderThan") {
             return invalid("resourceVersionMatch=NotOlderThan is required when sendInitialEvents is set");
         }
-        if call.query.flag("sendInitialEvents")? {
-            if !call.query.flag("allowWatchBookmarks")? {
+        if call.query.flag("sendInitialEvents") {
+            if !call.query.flag("allowWatchBookmarks") {
                 return invalid("allowWatchBookmarks is required when sendInitialEvents is true");
             }
             return Ok(Start::Present { marked: true });

@@ -12,6 +12,7 @@ use crate::status::{ApiError, FieldConflict, Result};
 /// Managers that only updated an object are kept up to this many; the oldest are then merged into one.
 const MOST_UPDATERS: usize = 10;
 const ANCIENT: &str = "ancient-changes";
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operation {
@@ -37,6 +38,7 @@ pub struct Managed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     owner: Owner,
+    /// When its writes last changed the object; empty for one that so far only said what was there already.
     time: String,
     fields: Fields,
 }
@@ -86,10 +88,12 @@ impl Managed {
                 "manager": entry.owner.manager,
                 "operation": operation,
                 "apiVersion": entry.owner.api_version,
-                "time": entry.time,
                 "fieldsType": "FieldsV1",
                 "fieldsV1": entry.fields.to_json(),
             });
+            if !entry.time.is_empty() {
+                json["time"] = entry.time.as_str().into();
+            }
             if !entry.owner.subresource.is_empty() {
                 json["subresource"] = entry.owner.subresource.as_str().into();
             }
@@ -118,22 +122,27 @@ impl Managed {
         all
     }
 
-    /// Gives `fields` to the author; the time moves only when that changes something.
-    fn set(&mut self, author: &Author<'_>, mut fields: Fields) {
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Gives `fields` to the author, whose time moves when the write changed something.
+    fn set(&mut self, author: &Author<'_>, mut fields: Fields, has_changed: bool) {
         for path in SERVERS {
             fields.remove(path);
         }
         if !author.owns_status {
             fields.remove(&["f:status"]);
         }
+        let time = has_changed.then(|| author.time.clone());
         match self.entries.iter_mut().find(|entry| entry.owner == author.owner) {
-            Some(entry) if entry.fields == fields => {}
             Some(entry) => {
                 entry.fields = fields;
-                entry.time = author.time.clone();
+                entry.time = time.unwrap_or_else(|| entry.time.clone());
             }
             None => {
-                self.entries.push(Entry { owner: author.owner.clone(), time: author.time.clone(), fields });
+                let time = time.unwrap_or_default();
+                self.entries.push(Entry { owner: author.owner.clone(), time, fields });
             }
         }
     }
@@ -193,9 +202,17 @@ pub fn update_ownership(managed: &Managed, author: &Author<'_>, old: &Value, new
     let mut mine = managed.fields(&author.owner).cloned().unwrap_or_default();
     mine.subtract(&difference.removed);
     mine.add(&difference.changed);
-    managed.set(author, mine);
+    managed.set(author, mine, !difference.changed.is_empty());
     managed.settle();
     managed
+}
+
+/// An object that nobody has owned until now: what it holds before the first apply has an owner of its own then.
+pub fn before_first_apply(author: &Author<'_>, empty: &Value, live: &Value) -> Managed {
+    let owner = Owner { manager: BEFORE_FIRST_APPLY.into(), operation: Operation::Update, ..author.owner.clone() };
+    let time = author.time.clone();
+    let before = Author { owner, owns_status: author.owns_status, schema: author.schema, time };
+    update_ownership(&Managed::default(), &before, empty, live)
 }
 
 /// Who owns what after `author` applied something.
@@ -209,7 +226,7 @@ pub fn apply_ownership(managed: &Managed, author: &Author<'_>, objects: Applied<
         }
     }
     managed.take(&author.owner, &difference);
-    managed.set(author, fields_of(objects.config, author.schema));
+    managed.set(author, fields_of(objects.config, author.schema), !difference.is_empty());
     managed.settle();
     Ok(managed)
 }
@@ -225,10 +242,11 @@ pub struct Applied<'a> {
 fn conflicts(managed: &Managed, owner: &Owner, changed: &Fields) -> Vec<FieldConflict> {
     let others = managed.entries.iter().filter(|entry| entry.owner != *owner);
     let conflicts = others.flat_map(|entry| {
-        let api_version = &entry.owner.api_version;
-        let manager = match entry.owner.subresource.as_str() {
-            "" => format!("{:?} using {api_version}", entry.owner.manager),
-            sub => format!("{:?} with subresource {sub:?} using {api_version}", entry.owner.manager),
+        let Owner { manager, operation, api_version, subresource } = &entry.owner;
+        let part = if subresource.is_empty() { String::new() } else { format!(" with subresource {subresource:?}") };
+        let manager = match operation {
+            Operation::Apply => format!("{manager:?}{part}"),
+            Operation::Update => format!("{manager:?}{part} using {api_version}"),
         };
         let paths = entry.fields.intersection(changed).paths();
         paths.into_iter().map(move |field| FieldConflict { manager: manager.clone(), field })

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-pub use managed::{Applied, Author, Managed, Operation, Owner, apply_ownership, update_ownership};
+pub use managed::{Applied, Author, Managed, Operation, Owner, apply_ownership, before_first_apply, update_ownership};
 pub use walk::{fields_of, item_step};
 
 /// A set of paths.
@@ -98,11 +98,11 @@ impl Fields {
         paths
     }
 
+    /// What is in the set itself comes before what lies below its members, as clients know it from Kubernetes.
     fn collect(&self, path: &mut String, paths: &mut Vec<String>) {
-        if self.own {
-            paths.push(path.clone());
-        }
-        for (step, child) in &self.below {
+        let owned = self.below.iter().filter(|(_, child)| child.own);
+        paths.extend(owned.map(|(step, _)| format!("{path}{}", shown(step))));
+        for (step, child) in self.below.iter().filter(|(_, child)| !child.below.is_empty()) {
             let length = path.len();
             path.push_str(&shown(step));
             child.collect(path, paths);
@@ -196,7 +196,17 @@ mod tests {
 
     #[test]
     fn paths() {
-        let fields = set(json!({"f:spec": {"f:c": {"k:{\"name\":\"a\"}": {"f:image": {}}}, "f:s": {"v:\"x\"": {}}}}));
-        assert_eq!(fields.paths(), [r#".spec.c[name="a"].image"#, r#".spec.s[="x"]"#]);
+        let fields = set(json!({"f:spec": {
+            "f:c": {"k:{\"name\":\"a\"}": {".": {}, "f:env": {"k:{\"name\":\"A\"}": {"f:value": {}}}, "f:image": {}}},
+            "f:s": {"v:\"x\"": {}}, "f:t": {},
+        }}));
+        let want = [
+            ".spec.t",
+            r#".spec.c[name="a"]"#,
+            r#".spec.c[name="a"].image"#,
+            r#".spec.c[name="a"].env[name="A"].value"#,
+            r#".spec.s[="x"]"#,
+        ];
+        assert_eq!(fields.paths(), want);
     }
 }

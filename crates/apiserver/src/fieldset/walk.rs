@@ -18,6 +18,12 @@ pub struct Difference {
     pub removed: Fields,
 }
 
+impl Difference {
+    pub fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.removed.is_empty()
+    }
+}
+
 /// The step of a list's item; `None` when its keys are missing, so that the list can only be owned as one.
 pub fn item_step(item: &Value, list: &ListType, schema: &Schema) -> Option<Box<str>> {
     match list {

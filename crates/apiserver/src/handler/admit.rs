@@ -164,7 +164,11 @@ pub fn update(writing: &Writing<'_>, live: &Live, mut new: Value, managed: Optio
     }
     let managed = managed.unwrap_or_else(|| {
         let before = rewritten.as_ref().unwrap_or(&live.managed);
-        update_ownership(before, &writing.author(Operation::Update), old, &new)
+        // Who owns what is kept from the creation on, or from the first apply on, but not from in between.
+        match before.is_empty() {
+            true => Managed::default(),
+            false => update_ownership(before, &writing.author(Operation::Update), old, &new),
+        }
     });
     if same_but_ownership(old, &new) && managed.same_owners(&live.managed) {
         return Ok(Outcome::Same);
@@ -280,6 +284,7 @@ fn complete(kind: &Kind, object: &mut Value) {
 
 fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Result<()> {
     let mut errors = metadata::validate(object, kind);
+    errors.extend(old.map(|old| metadata::validate_change(object, old)).unwrap_or_default());
     // A view's objects were translated already; what they are stored as is not checked against its schema.
     if kind.view.is_none() {
         errors.extend(schema::validate(object, kind.schema()));

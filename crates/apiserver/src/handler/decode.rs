@@ -29,7 +29,7 @@ pub fn body(call: &Call<'_>, body: &[u8]) -> Result<Decoded> {
         Shape::Custom(_) => None,
     };
     let object = decode(body, media, message)?;
-    let duplicates = match validation(call)? {
+    let duplicates = match validation(call) {
         FieldValidation::Ignore => vec![],
         _ if media == protobuf::MEDIA => vec![],
         _ => schema::duplicate_fields(body),
@@ -40,7 +40,7 @@ pub fn body(call: &Call<'_>, body: &[u8]) -> Result<Decoded> {
 
 /// What a patch made unknown. What was unknown before is not this client's fault.
 pub fn screen_patched(call: &Call<'_>, old: &Value, new: &Value) -> Result<Vec<String>> {
-    if validation(call)? == FieldValidation::Ignore || call.subresource == Some("scale") {
+    if validation(call) == FieldValidation::Ignore || call.subresource == Some("scale") {
         return Ok(vec![]);
     }
     let before = schema::unknown_fields(old, call.kind.schema());
@@ -50,7 +50,7 @@ pub fn screen_patched(call: &Call<'_>, old: &Value, new: &Value) -> Result<Vec<S
 }
 
 fn screen(call: &Call<'_>, object: &Value, duplicates: Vec<String>) -> Result<Vec<String>> {
-    if validation(call)? == FieldValidation::Ignore || call.subresource == Some("scale") {
+    if validation(call) == FieldValidation::Ignore || call.subresource == Some("scale") {
         return Ok(vec![]);
     }
     report(call, schema::unknown_fields(object, call.kind.schema()), duplicates)
@@ -61,7 +61,7 @@ fn report(call: &Call<'_>, unknown: Vec<String>, duplicates: Vec<String>) -> Res
     let unknown = unknown.into_iter().map(|f| format!("unknown field {f:?}"));
     let duplicate = duplicates.into_iter().map(|f| format!("duplicate field {f:?}"));
     let found: Vec<String> = unknown.chain(duplicate).collect();
-    if validation(call)? == FieldValidation::Strict && !found.is_empty() {
+    if validation(call) == FieldValidation::Strict && !found.is_empty() {
         return Err(ApiError::BadRequest(format!(
             "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
             call.kind.kind,
@@ -74,9 +74,9 @@ fn report(call: &Call<'_>, unknown: Vec<String>, duplicates: Vec<String>) -> Res
 }
 
 /// The program's own components are compiled against the types: they get no warnings that nobody would read.
-fn validation(call: &Call<'_>) -> Result<FieldValidation> {
+fn validation(call: &Call<'_>) -> FieldValidation {
     let default = if call.caller.trusted { FieldValidation::Ignore } else { FieldValidation::Warn };
-    FieldValidation::parse(call.query, default)
+    FieldValidation::of(call.query, default)
 }
 
 /// Answers a question: the body with its status filled in.

@@ -11,13 +11,16 @@ use super::write::LASTING;
 use super::{Answer, Call, metadata};
 use crate::Inner;
 use crate::kinds::{Deletion, Kind};
+use crate::options;
 use crate::protobuf;
 use crate::request::{Query, content_type, decode};
-use crate::status::{self, ApiError, Result};
+use crate::status::{self, ApiError, FieldError, Result};
 
 const ATTEMPTS: usize = 32;
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
+/// The kinds that are answered with the object that is gone, as in Kubernetes.
+const SHOWN_LAST: [&str; 3] = ["pods", "services", "serviceaccounts"];
 
 /// `DeleteOptions`, from the body or the query.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,22 +61,32 @@ impl Options {
         let grace = match query.get("gracePeriodSeconds") {
             Some(text) => Some(
                 text.parse()
-                    .map_err(|_| ApiError::BadRequest(format!("invalid number {text:?} for gracePeriodSeconds")))?,
+                    .map_err(|_| ApiError::BadRequest(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))?,
             ),
             None => body["gracePeriodSeconds"].as_i64(),
         };
-        let orphan = || (body["orphanDependents"] == true).then(|| "Orphan".to_owned());
-        let policy = query.get("propagationPolicy").map(str::to_owned);
-        let policy = policy.or_else(|| text(&body["propagationPolicy"])).or_else(orphan);
-        if let Some(other) = policy.as_deref().filter(|p| !["Background", "Foreground", "Orphan"].contains(p)) {
-            return Err(ApiError::BadRequest(format!("unsupported value for propagationPolicy: {other:?}")));
+        let policy = query.get("propagationPolicy").map(str::to_owned).or_else(|| text(&body["propagationPolicy"]));
+        let orphan = query.get("orphanDependents").map(|_| query.flag("orphanDependents"));
+        let orphan = orphan.or_else(|| body["orphanDependents"].as_bool());
+        let dry_run = query.get("dryRun").map(|word| vec![word.into()]).or_else(|| body["dryRun"].as_array().cloned());
+        let is_dry = dry_run.as_ref().is_some_and(|words| !words.is_empty());
+        let mut errors = vec![];
+        if let (Some(policy), Some(_)) = (&policy, orphan) {
+            let detail = "orphanDependents and deletionPropagation cannot be both set";
+            errors.push(FieldError::invalid("propagationPolicy", policy.as_str(), detail));
+        }
+        let known = ["Foreground", "Background", "Orphan", "nil"];
+        errors.extend(options::one_of("propagationPolicy", policy.as_deref(), &known));
+        errors.extend(options::dry_run(dry_run));
+        if !errors.is_empty() {
+            return Err(ApiError::InvalidOptions { options: "DeleteOptions", errors });
         }
         Ok(Self {
             grace,
-            policy,
+            policy: policy.or_else(|| (orphan == Some(true)).then(|| "Orphan".to_owned())),
             uid: text(&body["preconditions"]["uid"]),
             resource_version: text(&body["preconditions"]["resourceVersion"]),
-            dry_run: query.dry_run()? || body["dryRun"].as_array().is_some_and(|list| !list.is_empty()),
+            dry_run: is_dry,
         })
     }
 }
@@ -82,8 +95,8 @@ impl Inner {
     pub(super) fn delete(&self, call: &Call<'_>, body: &[u8]) -> Result<Answer> {
         let options = Options::parse(call, body)?;
         let deleted = self.delete_one(call.kind, &call.key()?, &options)?.ok_or_else(|| call.not_found())?;
-        // What is gone is answered with a Status; what is still there, or was a pod, with the object.
-        let body = if deleted.gone && call.kind.deletion != Deletion::Graceful {
+        // What is gone is answered with a Status, but for a few kinds; what is still there with the object.
+        let body = if deleted.gone && !SHOWN_LAST.contains(&call.kind.plural) {
             let object = parse(&deleted.body)?;
             let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
             status::deleted(call.kind.resource(), call.required_name()?, uid).to_string().into()
@@ -132,16 +145,15 @@ fn check(kind: &Kind, old: &Value, options: &Options) -> Result<()> {
         let why = "this namespace may not be deleted".to_owned();
         return Err(ApiError::Forbidden { resource: kind.resource(), name: name.to_owned(), why, cause: None });
     }
-    for (what, field, wanted) in
-        [("UID", "uid", &options.uid), ("ResourceVersion", "resourceVersion", &options.resource_version)]
-    {
+    for (what, field, wanted, hint) in [
+        ("UID", "uid", &options.uid, "The object might have been deleted and then recreated"),
+        ("ResourceVersion", "resourceVersion", &options.resource_version, "The object might have been modified"),
+    ] {
         let is = old["metadata"][field].as_str().unwrap_or_default();
         if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != is) {
-            return Err(ApiError::Conflict {
-                resource: kind.resource(),
-                name: name.to_owned(),
-                why: format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {is}"),
-            });
+            let why =
+                format!("the {what} in the precondition ({wanted}) does not match the {what} in record ({is}). {hint}");
+            return Err(ApiError::Conflict { resource: kind.resource(), name: name.to_owned(), why });
         }
     }
     Ok(())
@@ -156,6 +168,10 @@ fn plan(kind: &Kind, old: &Value, options: &Options, now: Timestamp) -> Result<D
     let sooner = kind.deletion == Deletion::Graceful && grace < left;
     if marked && !sooner && !finalizers_changed {
         return Ok(if is_released(kind, &object) { Deed::Remove(object) } else { Deed::Nothing });
+    }
+    if !marked && kind.deletion == Deletion::Immediate && !is_held(&object) {
+        // It was never on its way, and its last state does not say so.
+        return Ok(Deed::Remove(object));
     }
     let meta = metadata::of(&mut object)?;
     if !marked || sooner {
@@ -172,6 +188,10 @@ fn plan(kind: &Kind, old: &Value, options: &Options, now: Timestamp) -> Result<D
         object["status"]["phase"] = "Terminating".into();
     }
     Ok(if is_released(kind, &object) { Deed::Remove(object) } else { Deed::Mark(object) })
+}
+
+fn is_held(object: &Value) -> bool {
+    object["metadata"]["finalizers"].as_array().is_some_and(|finalizers| !finalizers.is_empty())
 }
 
 /// How long a pod gets to stop. One that no node runs, or that has ended, needs no time.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::kinds::Kind;
-use crate::status::{ApiError, FieldError, Result};
+use crate::status::{ApiError, Fault, FieldError, Result};
 
 const LONGEST_NAME: usize = 253;
 const LONGEST_LABEL: usize = 63;
@@ -98,42 +98,101 @@ pub fn validate(object: &Value, kind: &Kind) -> Vec<FieldError> {
     let mut errors = vec![];
     match metadata["name"].as_str() {
         None | Some("") => errors.push(FieldError::required("metadata.name", "name or generateName is required")),
-        Some(name) => errors.extend(validate_name(name, kind)),
+        Some(name) => {
+            if let Some(prefix) = metadata["generateName"].as_str().filter(|prefix| !prefix.is_empty()) {
+                // What is added ends with a letter or a number, so that it may end with neither.
+                let whole = prefix.strip_suffix('-').map_or(prefix.to_owned(), |start| format!("{start}a"));
+                let faults = name_faults(&whole, kind).into_iter();
+                errors.extend(faults.map(|why| FieldError::invalid("metadata.generateName", prefix, why)));
+            }
+            let faults = name_faults(name, kind).into_iter();
+            errors.extend(faults.map(|why| FieldError::invalid("metadata.name", name, why)));
+        }
     }
     let texts = |field: &str| metadata[field].as_object().into_iter().flatten();
     for (key, value) in texts("labels") {
-        if !is_qualified(key) {
-            errors.push(FieldError::invalid("metadata.labels", key.as_str(), QUALIFIED));
-        }
-        match value.as_str() {
-            Some(value) if is_label_value(value) => {}
-            _ => errors.push(FieldError::invalid("metadata.labels", value.clone(), LABEL_VALUE)),
-        }
+        let faults = qualified_faults(key);
+        errors.extend(faults.into_iter().map(|why| FieldError::invalid("metadata.labels", key.as_str(), why)));
+        let faults = label_value_faults(value.as_str().unwrap_or_default());
+        errors.extend(faults.into_iter().map(|why| FieldError::invalid("metadata.labels", value.clone(), why)));
     }
     let mut size = 0;
     for (key, value) in texts("annotations") {
-        if !is_qualified(&key.to_ascii_lowercase()) {
-            errors.push(FieldError::invalid("metadata.annotations", key.as_str(), QUALIFIED));
-        }
+        let faults = qualified_faults(&key.to_ascii_lowercase());
+        errors.extend(faults.into_iter().map(|why| FieldError::invalid("metadata.annotations", key.as_str(), why)));
         size += key.len() + value.as_str().map_or(0, str::len);
     }
     if size > MOST_ANNOTATIONS {
-        let detail = format!("may not be more than {MOST_ANNOTATIONS} bytes");
-        errors.push(FieldError::invalid("metadata.annotations", size, detail));
+        let fault = Fault::TooLong { most: MOST_ANNOTATIONS };
+        errors.push(FieldError { field: "metadata.annotations".into(), fault });
     }
-    for finalizer in metadata["finalizers"].as_array().into_iter().flatten() {
-        if !finalizer.as_str().is_some_and(is_qualified) {
-            errors.push(FieldError::invalid("metadata.finalizers", finalizer.clone(), QUALIFIED));
-        }
-    }
-    for (i, owner) in metadata["ownerReferences"].as_array().into_iter().flatten().enumerate() {
-        for field in ["apiVersion", "kind", "name", "uid"] {
+    errors.extend(owners(&metadata["ownerReferences"]));
+    errors.extend(finalizers(&metadata["finalizers"], kind));
+    errors
+}
+
+fn owners(list: &Value) -> Vec<FieldError> {
+    const FIELD: &str = "metadata.ownerReferences";
+    let mut errors = vec![];
+    let owners = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    for owner in owners {
+        for (field, why) in [
+            ("apiVersion", "version must not be empty"),
+            ("kind", "kind must not be empty"),
+            ("name", "name must not be empty"),
+            ("uid", "must not be empty"),
+        ] {
             if owner[field].as_str().is_none_or(str::is_empty) {
-                errors.push(FieldError::required(format!("metadata.ownerReferences[{i}].{field}"), ""));
+                errors.push(FieldError::invalid(format!("{FIELD}.{field}"), "", why));
             }
         }
+        if owner["apiVersion"] == "v1" && owner["kind"] == "Event" {
+            let why = "/v1, Kind=Event is disallowed from being an owner";
+            errors.push(FieldError::invalid(FIELD, owner.clone(), why));
+        }
+    }
+    let controllers: Vec<&str> =
+        owners.iter().filter(|owner| owner["controller"] == true).filter_map(|owner| owner["name"].as_str()).collect();
+    if let [first, second, ..] = controllers[..] {
+        let why = format!(
+            "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {second}"
+        );
+        errors.push(FieldError::invalid(FIELD, list.clone(), why));
     }
     errors
+}
+
+/// The finalizers that need no domain.
+const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+
+fn finalizers(list: &Value, kind: &Kind) -> Vec<FieldError> {
+    let mut errors = vec![];
+    for (i, finalizer) in list.as_array().into_iter().flatten().enumerate() {
+        let name = finalizer.as_str().unwrap_or_default();
+        let faults = qualified_faults(name);
+        if faults.is_empty() && !kind.is_custom() && !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(FieldError::invalid(format!("metadata.finalizers[{i}]"), name, why));
+        }
+        errors.extend(faults.into_iter().map(|why| FieldError::invalid("metadata.finalizers", name, why)));
+    }
+    errors
+}
+
+/// What is wrong with the metadata of an object that takes the place of `old`.
+pub fn validate_change(object: &Value, old: &Value) -> Vec<FieldError> {
+    let (new, old) = (&object["metadata"], &old["metadata"]);
+    let had = |name: &Value| old["finalizers"].as_array().is_some_and(|list| list.contains(name));
+    let added = new["finalizers"].as_array().into_iter().flatten().filter(|name| !had(name));
+    let added: Vec<String> = added.map(Value::to_string).collect();
+    if added.is_empty() || old["deletionTimestamp"].is_null() {
+        return vec![];
+    }
+    let added = added.join(", ");
+    let why = format!(
+        "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{added}}}"
+    );
+    vec![FieldError::forbidden("metadata.finalizers", &why)]
 }
 
 const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end \
@@ -150,79 +209,150 @@ const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alpha
                      start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for \
                      validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 
-fn validate_name(name: &str, kind: &Kind) -> Option<FieldError> {
+const QUALIFIED_FORM: &str = "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must \
+                              start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or \
+                              '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') \
+                              with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')";
+
+fn name_faults(name: &str, kind: &Kind) -> Vec<String> {
     // These become host names.
-    let label = matches!(kind.plural, "namespaces" | "services");
-    let fits = if label { is_dns_label(name) } else { is_subdomain(name) };
-    (!fits).then(|| FieldError::invalid("metadata.name", name, if label { LABEL } else { SUBDOMAIN }))
+    if !matches!(kind.plural, "namespaces" | "services") {
+        return subdomain_faults(name);
+    }
+    let long = (name.len() > LONGEST_LABEL).then(|| format!("must be no more than {LONGEST_LABEL} bytes"));
+    let form = if is_subdomain_form(name) { "must not contain dots" } else { LABEL };
+    long.into_iter().chain((!is_label_form(name)).then(|| form.to_owned())).collect()
 }
 
-fn is_dns_label(text: &str) -> bool {
-    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    (1..=LONGEST_LABEL).contains(&text.len())
-        && text.chars().all(inner)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
+fn subdomain_faults(name: &str) -> Vec<String> {
+    let long = (name.len() > LONGEST_NAME).then(|| format!("must be no more than {LONGEST_NAME} bytes"));
+    long.into_iter().chain((!is_subdomain_form(name)).then(|| SUBDOMAIN.to_owned())).collect()
 }
 
-fn is_subdomain(text: &str) -> bool {
-    // Only the whole name is bounded.
-    let part = |part: &str| {
-        !part.is_empty()
-            && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
-            && !part.starts_with('-')
-            && !part.ends_with('-')
+/// What is wrong with a key of a label or annotation, or with a finalizer.
+pub fn qualified_faults(text: &str) -> Vec<String> {
+    let (prefix, name) = match text.split('/').collect::<Vec<_>>()[..] {
+        [name] => (None, name),
+        [prefix, name] => (Some(prefix), name),
+        _ => return vec![QUALIFIED_FORM.to_owned()],
     };
-    text.len() <= LONGEST_NAME && text.split('.').all(part)
+    let mut faults = match prefix {
+        None => vec![],
+        Some("") => vec!["prefix part must be non-empty".to_owned()],
+        Some(prefix) => subdomain_faults(prefix).into_iter().map(|why| format!("prefix part {why}")).collect(),
+    };
+    match name.len() {
+        0 => faults.push("name part must be non-empty".to_owned()),
+        n if n > LONGEST_LABEL => faults.push(format!("name part must be no more than {LONGEST_LABEL} bytes")),
+        _ => {}
+    }
+    if !is_name_form(name) {
+        faults.push(QUALIFIED.to_owned());
+    }
+    faults
 }
 
-fn is_label_value(text: &str) -> bool {
-    text.is_empty() || is_name_part(text)
+pub fn label_value_faults(text: &str) -> Vec<String> {
+    let long = (text.len() > LONGEST_LABEL).then(|| format!("must be no more than {LONGEST_LABEL} bytes"));
+    let fits = text.is_empty() || is_name_form(text);
+    long.into_iter().chain((!fits).then(|| LABEL_VALUE.to_owned())).collect()
 }
 
-fn is_name_part(text: &str) -> bool {
+fn is_label_form(text: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    !text.is_empty() && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+fn is_subdomain_form(text: &str) -> bool {
+    text.split('.').all(is_label_form)
+}
+
+fn is_name_form(text: &str) -> bool {
     let end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    (1..=LONGEST_LABEL).contains(&text.len())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
         && end(text.chars().next())
         && end(text.chars().last())
 }
 
-fn is_qualified(text: &str) -> bool {
-    match text.split_once('/') {
-        Some((prefix, name)) => is_subdomain(prefix) && is_name_part(name),
-        None => is_name_part(text),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn names() {
+        let kinds = crate::kinds::Kinds::new();
+        let (service, map) = (kinds.find("", "v1", "services").unwrap(), kinds.find("", "v1", "configmaps").unwrap());
+        let (long, longer) = ("x".repeat(64), "x".repeat(254));
         for (text, label, subdomain, qualified) in [
-            ("abc", true, true, true),
-            ("a-b.c", false, true, true),
-            ("-a", false, false, false),
-            ("A", false, false, true),
-            ("", false, false, false),
-            ("a.example/B_c", false, false, true),
-            ("a/b/c", false, false, false),
-            (&"x".repeat(64), false, true, false),
+            ("abc", vec![], vec![], vec![]),
+            ("a-b.c", vec!["must not contain dots"], vec![], vec![]),
+            ("-a", vec![LABEL], vec![SUBDOMAIN], vec![QUALIFIED]),
+            ("A", vec![LABEL], vec![SUBDOMAIN], vec![]),
+            ("", vec![LABEL], vec![SUBDOMAIN], vec!["name part must be non-empty", QUALIFIED]),
+            ("a.example/B_c", vec![LABEL], vec![SUBDOMAIN], vec![]),
+            ("/a", vec![LABEL], vec![SUBDOMAIN], vec!["prefix part must be non-empty"]),
+            ("a/b/c", vec![LABEL], vec![SUBDOMAIN], vec![QUALIFIED_FORM]),
+            (&long, vec!["must be no more than 63 bytes"], vec![], vec!["name part must be no more than 63 bytes"]),
+            (
+                &longer,
+                vec!["must be no more than 63 bytes"],
+                vec!["must be no more than 253 bytes"],
+                vec!["name part must be no more than 63 bytes"],
+            ),
         ] {
-            assert_eq!(
-                (is_dns_label(text), is_subdomain(text), is_qualified(text)),
-                (label, subdomain, qualified),
-                "{text}"
-            );
+            assert_eq!(name_faults(text, service), label, "{text}");
+            assert_eq!(name_faults(text, map), subdomain, "{text}");
+            assert_eq!(qualified_faults(text), qualified, "{text}");
+        }
+    }
+
+    #[test]
+    fn metadata_is_checked() {
+        let kinds = crate::kinds::Kinds::new();
+        let map = kinds.find("", "v1", "configmaps").unwrap();
+        let owner = |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "name": name, "uid": "u", "controller": true});
+        for (metadata, want) in [
+            (json!({"name": "a", "labels": {"a.b/c": "v", "d": ""}, "finalizers": ["a.b/c", "orphan"]}), ""),
+            (json!({}), "metadata.name: Required value: name or generateName is required"),
+            (
+                json!({"name": "a", "finalizers": ["odd"]}),
+                "metadata.finalizers[0]: Invalid value: \"odd\": name is neither a standard finalizer name nor is it fully qualified",
+            ),
+            (
+                json!({"name": "a", "ownerReferences": [{"kind": "A", "name": "b", "uid": "u"}]}),
+                "metadata.ownerReferences.apiVersion: Invalid value: \"\": version must not be empty",
+            ),
+            (
+                json!({"name": "a", "ownerReferences": [owner("Event", "b")]}),
+                "/v1, Kind=Event is disallowed from being an owner",
+            ),
+            (
+                json!({"name": "a", "ownerReferences": [owner("A", "b"), owner("A", "c")]}),
+                "Only one reference can have Controller set to true. Found \"true\" in references for b and c",
+            ),
+            (
+                json!({"name": "a", "annotations": {"a": "x".repeat(MOST_ANNOTATIONS)}}),
+                "metadata.annotations: Too long: may not be more than 262144 bytes",
+            ),
+        ] {
+            let errors = validate(&json!({"metadata": metadata}), map);
+            let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            assert!(said.join("").ends_with(want) && said.is_empty() == want.is_empty(), "{metadata}: {said:?}");
+        }
+        let dying = json!({"metadata": {"deletionTimestamp": "t", "finalizers": ["a/b"]}});
+        for (finalizers, want) in [(json!([]), 0), (json!(["a/b"]), 0), (json!(["a/b", "a/c"]), 1)] {
+            let new = json!({"metadata": {"finalizers": finalizers}});
+            assert_eq!(validate_change(&new, &dying).len(), want, "{new}");
+            assert_eq!(validate_change(&new, &json!({"metadata": {}})).len(), 0, "{new}");
         }
     }
 
     #[test]
     fn generated() {
         let name = generate_name("abc-");
-        assert!(name.starts_with("abc-") && name.len() == 9 && is_dns_label(&name), "{name}");
+        assert!(name.starts_with("abc-") && name.len() == 9 && is_label_form(&name), "{name}");
         assert_eq!(generate_name(&"x".repeat(100)).len(), 63);
         let uid = new_uid();
         assert_eq!((uid.len(), &uid[14..15]), (36, "4"));

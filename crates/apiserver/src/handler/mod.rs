@@ -21,7 +21,9 @@ use serde_json::{Value, json};
 
 use crate::auth::User;
 use crate::kinds::{Kind, Verbs};
-use crate::request::{Form, Path, Query, accepted, field_manager};
+use crate::options;
+use crate::patch::APPLY;
+use crate::request::{Form, Path, Query, accepted, content_type, field_manager};
 use crate::status::{ApiError, Result};
 use crate::{Inner, RequestBody, ResponseBody, whole};
 
@@ -140,6 +142,7 @@ impl Inner {
             }
         }
         let method = call.parts.method.clone();
+        options::check(&method, call.query, content_type(&call.parts.headers) == APPLY)?;
         match (&call.kind.verbs, &method) {
             (Verbs::All, _) | (Verbs::Fixed(_), &Method::GET) | (Verbs::Ask(_), &Method::POST) => {}
             (Verbs::Fixed(_), &Method::POST) => {
@@ -151,8 +154,8 @@ impl Inner {
             _ => return Err(not_allowed()),
         }
         match (method, call.name) {
-            (Method::GET, Some(_)) if !call.query.flag("watch")? => self.get(&call),
-            (Method::GET, _) if call.query.flag("watch")? => self.watch(&call),
+            (Method::GET, Some(_)) if !call.query.flag("watch") => self.get(&call),
+            (Method::GET, _) if call.query.flag("watch") => self.watch(&call),
             (Method::GET, _) => self.list(&call),
             (Method::POST, None) => {
                 let body = self.body(body).await?;
@@ -189,7 +192,7 @@ impl Inner {
             let frame = frame.map_err(|error| ApiError::BadRequest(format!("the body could not be read: {error}")))?;
             let Ok(piece) = frame.into_data() else { continue };
             if whole.len() + piece.len() > self.max_body_bytes {
-                return Err(ApiError::TooLarge(self.max_body_bytes));
+                return Err(ApiError::TooLarge(format!("limit is {}", self.max_body_bytes)));
             }
             whole = if whole.is_empty() { piece } else { joined(whole, &piece) };
         }

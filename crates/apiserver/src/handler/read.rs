@@ -165,7 +165,7 @@ impl Inner {
             }
             return Ok(());
         }
-        let Some(requested) = call.query.number("resourceVersion")? else { return Ok(()) };
+        let Some(requested) = call.query.revision("resourceVersion")? else { return Ok(()) };
         let current = self.store.revision();
         if requested > current {
             return Err(ApiError::TooLargeResourceVersion { requested, current });

@@ -12,7 +12,7 @@ use super::object::{Encoded, parse};
 use super::scale::{scale_of, scaled};
 use super::{Answer, Call, decode, metadata, not_allowed};
 use crate::Inner;
-use crate::fieldset::{Applied, Managed, Operation, apply_ownership, fields_of};
+use crate::fieldset::{Applied, Managed, Operation, apply_ownership, before_first_apply, fields_of};
 use crate::index::Index;
 use crate::kinds::{EVENT_PREFIX, Kind};
 use crate::patch::{Format, Patch, applied_config, merge_applied, remove_given_up};
@@ -92,18 +92,9 @@ impl Inner {
             return Err(not_allowed());
         }
         let format = Format::of(content_type(&call.parts.headers), call.kind.is_custom())?;
-        let force = call.query.flag("force")?;
-        if force && format != Format::Apply {
-            return Err(ApiError::BadRequest("force is only for apply patches".into()));
-        }
+        let force = call.query.flag("force");
         if format != Format::Apply {
             return self.modify(call, &Intent::Patch(Patch::decode(format, body)?));
-        }
-        if call.query.get("fieldManager").is_none() {
-            return Err(ApiError::BadRequest(
-                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch"
-                    .into(),
-            ));
         }
         let decoded = decode::body(call, body)?;
         if decoded.object["metadata"]["managedFields"].as_array().is_some_and(|list| !list.is_empty()) {
@@ -142,7 +133,7 @@ impl Inner {
                 Outcome::Put(object) => (object, false),
                 Outcome::Remove(object) => (object, true),
             };
-            let committed = if call.query.dry_run()? {
+            let committed = if call.query.dry_run() {
                 Committed { value: Encoded::new(&object).at(entry.modified), revision: entry.modified }
             } else {
                 let done = match remove {
@@ -177,7 +168,7 @@ impl Inner {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let key = call.kind.key(call.namespace, name);
         let exists = || ApiError::AlreadyExists { resource: call.kind.resource(), name: name.to_owned() };
-        if call.query.dry_run()? {
+        if call.query.dry_run() {
             if self.store.get(&key).is_some() {
                 return Err(exists());
             }
@@ -340,13 +331,15 @@ fn plan_apply(call: &Call<'_>, writing: &Writing<'_>, config: &Value, force: boo
     let old = narrowed.as_ref().unwrap_or(&live.object);
     let author = writing.author(Operation::Apply);
     let mut merged = merge_applied(old, &config, schema);
-    if let Some(last) = live.managed.fields(&author.owner) {
+    let first = live.managed.is_empty().then(|| before_first_apply(&author, &json!({"metadata": {}}), old));
+    let before = first.as_ref().unwrap_or(&live.managed);
+    if let Some(last) = before.fields(&author.owner) {
         let mut kept = fields_of(&config, schema);
-        kept.add(&live.managed.of_others(&author.owner));
+        kept.add(&before.of_others(&author.owner));
         remove_given_up(&mut merged, schema, last, &kept);
     }
     let objects = Applied { live: old, config: &config, new: &merged };
-    let managed = apply_ownership(&live.managed, &author, objects, force)?;
+    let managed = apply_ownership(before, &author, objects, force)?;
     admit::update(writing, live, merged, Some(managed))
 }
 

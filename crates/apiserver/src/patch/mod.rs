@@ -12,6 +12,9 @@ use crate::status::{ApiError, Result};
 
 pub use apply::{applied_config, merge_applied, remove_given_up};
 
+/// The media type of an applied configuration.
+pub const APPLY: &str = "application/apply-patch+yaml";
+
 /// Which kind of patch a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -28,7 +31,7 @@ impl Format {
             "application/json-patch+json" => Ok(Self::Json),
             "application/merge-patch+json" => Ok(Self::Merge),
             "application/strategic-merge-patch+json" if !custom => Ok(Self::Strategic),
-            "application/apply-patch+yaml" => Ok(Self::Apply),
+            APPLY => Ok(Self::Apply),
             _ => {
                 let strategic = if custom { "" } else { ", application/strategic-merge-patch+json" };
                 Err(ApiError::UnsupportedMediaType(format!(

@@ -39,6 +39,10 @@ fn merge_object(target: &mut Map<String, Value>, patch: &Map<String, Value>, sch
         let keys = keys.as_array().ok_or_else(|| bad("$retainKeys must be a list"))?;
         target.retain(|name, _| keys.iter().any(|key| key == name.as_str()));
     }
+    let ordered = |name: &String| name.strip_prefix(ELEMENT_ORDER).map(str::to_owned);
+    let before: Vec<(String, Vec<Value>)> = (patch.keys().filter_map(ordered))
+        .map(|list| (list.clone(), target.get(&list).and_then(Value::as_array).cloned().unwrap_or_default()))
+        .collect();
     for (name, removed) in patch {
         if let Some(list) = name.strip_prefix(DELETE_FROM) {
             delete_from(target, list, removed)?;
@@ -47,12 +51,11 @@ fn merge_object(target: &mut Map<String, Value>, patch: &Map<String, Value>, sch
     for (name, value) in patch.iter().filter(|(name, _)| !is_directive(name)) {
         merge_member(target, name, value, schema.member(name))?;
     }
-    for (name, order) in patch {
-        if let Some(list) = name.strip_prefix(ELEMENT_ORDER)
-            && let Some(items) = target.get_mut(list).and_then(Value::as_array_mut)
-        {
-            let order = order.as_array().ok_or_else(|| bad("$setElementOrder must be a list"))?;
-            reorder(items, order, schema.member(list).map(|s| &s.strategic));
+    for (list, before) in &before {
+        let order = patch[&format!("{ELEMENT_ORDER}{list}")].as_array();
+        let order = order.ok_or_else(|| bad("$setElementOrder must be a list"))?;
+        if let Some(items) = target.get_mut(list).and_then(Value::as_array_mut) {
+            reorder(items, order, before, schema.member(list).map_or(&Strategic::default(), |s| &s.strategic));
         }
     }
     Ok(())
@@ -89,26 +92,27 @@ fn merge_list(items: &mut Vec<Value>, patch: &[Value], schema: &Schema) -> Resul
         *items = patch.iter().filter(|item| item.get(DIRECTIVE).is_none()).map(stripped).collect();
         return Ok(());
     }
-    let Some(key) = &schema.strategic.merge_key else {
-        for item in patch.iter().filter(|item| !item.is_null()) {
+    let before = items.clone();
+    let key = schema.strategic.merge_key.as_deref();
+    for item in patch.iter().filter(|item| key.is_some() || !item.is_null()) {
+        let Some(key) = key else {
             if !items.contains(item) {
                 items.push(item.clone());
             }
-        }
-        return Ok(());
-    };
-    for item in patch {
+            continue;
+        };
         let id =
-            item.get(&**key).ok_or_else(|| bad(&format!("map: {item} does not contain declared merge key: {key}")))?;
+            item.get(key).ok_or_else(|| bad(&format!("map: {item} does not contain declared merge key: {key}")))?;
         if item[DIRECTIVE] == "delete" {
-            items.retain(|existing| existing.get(&**key) != Some(id));
+            items.retain(|existing| existing.get(key) != Some(id));
             continue;
         }
-        match items.iter_mut().find(|existing| existing.get(&**key) == Some(id)) {
+        match items.iter_mut().find(|existing| existing.get(key) == Some(id)) {
             Some(existing) => apply(existing, item, item_schema)?,
             None => items.push(stripped(item)),
         }
     }
+    reorder(items, patch, &before, &schema.strategic);
     Ok(())
 }
 
@@ -120,23 +124,31 @@ fn delete_from(target: &mut Map<String, Value>, list: &str, removed: &Value) -> 
     Ok(())
 }
 
-/// Items that the order names come in that order; the others keep their place relative to their neighbours before.
-fn reorder(items: &mut [Value], order: &[Value], strategic: Option<&Strategic>) {
-    let key = strategic.and_then(|s| s.merge_key.as_deref());
-    let id = |item: &Value| match key {
-        Some(key) => item.get(key).cloned().unwrap_or(Value::Null),
+/// Items that the order names come in that order. One that it does not name comes before the next of those only where
+/// both were there `before`, and it was first.
+fn reorder(items: &mut Vec<Value>, order: &[Value], before: &[Value], strategic: &Strategic) {
+    let id = |item: &Value| match &strategic.merge_key {
+        Some(key) => item.get(&**key).cloned().unwrap_or(Value::Null),
         None => item.clone(),
     };
-    let order: Vec<Value> = order.iter().map(id).collect();
-    let rank = |item: &Value| order.iter().position(|wanted| *wanted == id(item));
-    let mut named: Vec<Value> = items.iter().filter(|item| rank(item).is_some()).cloned().collect();
-    named.sort_by_key(|item| rank(item));
-    let mut named = named.into_iter();
-    for item in items.iter_mut().filter(|item| rank(item).is_some()) {
-        if let Some(next) = named.next() {
-            *item = next;
+    let ids = |list: &[Value]| list.iter().map(id).collect::<Vec<_>>();
+    let (order, before) = (ids(order), ids(before));
+    let rank = |item: &Value, list: &[Value]| list.iter().position(|wanted| *wanted == id(item));
+    let (mut named, mut others): (Vec<Value>, Vec<Value>) =
+        items.drain(..).partition(|item| rank(item, &order).is_some());
+    named.sort_by_key(|item| rank(item, &order));
+    others.sort_by_key(|item| rank(item, &before).unwrap_or(usize::MAX));
+    let mut others = others.into_iter().peekable();
+    for item in named {
+        let at = rank(&item, &before);
+        while let Some(other) =
+            others.next_if(|other| at.is_some() && rank(other, &before).is_some_and(|o| Some(o) < at))
+        {
+            items.push(other);
         }
+        items.push(item);
     }
+    items.extend(others);
 }
 
 fn is_directive(name: &str) -> bool {
@@ -200,6 +212,19 @@ mod tests {
                 json!({"volumes": [{"name": "v", "secret": {"secretName": "s"}}]}),
             ),
             (
+                json!({"containers": [one("a", "1"), one("b", "1")]}),
+                json!({"containers": [one("c", "1"), one("b", "2")]}),
+                json!({"containers": [one("c", "1"), one("a", "1"), one("b", "2")]}),
+            ),
+            (
+                json!({"containers": [one("a", "1"), one("b", "1")]}),
+                json!({
+                    "$setElementOrder/containers": [{"name": "c"}, {"name": "b"}, {"name": "a"}],
+                    "containers": [one("c", "1")],
+                }),
+                json!({"containers": [one("c", "1"), one("b", "1"), one("a", "1")]}),
+            ),
+            (
                 json!({"tolerations": [{"key": "a"}]}),
                 json!({"tolerations": [{"key": "b"}]}),
                 json!({"tolerations": [{"key": "b"}]}),
@@ -218,6 +243,6 @@ mod tests {
         let mut merged = json!({"metadata": {"finalizers": ["a", "b"]}});
         let patch = json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"], "finalizers": ["c"]}});
         apply(&mut merged, &patch, &schema).unwrap();
-        assert_eq!(merged, json!({"metadata": {"finalizers": ["b", "c"]}}));
+        assert_eq!(merged, json!({"metadata": {"finalizers": ["c", "b"]}}));
     }
 }

@@ -222,7 +222,7 @@ async fn apply_owns_what_it_applies() {
         .iter()
         .map(|env| env["name"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!((names, after.spec.as_ref().unwrap().replicas), (vec!["A".to_owned(), "C".into()], Some(5)));
+    assert_eq!((names, after.spec.as_ref().unwrap().replicas), (vec!["C".to_owned(), "A".into()], Some(5)));
     let forced = deployments.patch("d", &one.clone().force(), &config(Some(1), &["A"])).await.unwrap();
     assert_eq!(forced.spec.unwrap().replicas, Some(1));
     let owners: Vec<_> = forced

@@ -99,7 +99,7 @@ async fn unknown_fields() {
         ("", 201, false),
         ("?fieldValidation=Warn", 201, true),
         ("?fieldValidation=Strict", 400, false),
-        ("?fieldValidation=Odd", 400, false),
+        ("?fieldValidation=Odd", 422, false),
     ] {
         let name = format!("m{}", query.len());
         let request = Request::post(format!("{MAPS}{query}")).body(Full::<Bytes>::from(body(&name))).unwrap();
@@ -163,11 +163,13 @@ async fn watch_frames() {
         (&partials[0]["object"]["kind"], &partials[0]["object"]["data"]),
         (&json!("PartialObjectMetadata"), &Value::Null)
     );
-    for bad in
-        ["sendInitialEvents=true", "sendInitialEvents=true&resourceVersionMatch=NotOlderThan", "resourceVersion=x"]
-    {
+    for (bad, want) in [
+        ("sendInitialEvents=true", 422),
+        ("sendInitialEvents=true&resourceVersionMatch=NotOlderThan", 400),
+        ("resourceVersion=x", 400),
+    ] {
         let (status, _) = call(&server, Method::GET, &format!("{MAPS}?{list}&{bad}"), &[], "").await;
-        assert_eq!(status, 400, "{bad}");
+        assert_eq!(status, want, "{bad}");
     }
 }
 
