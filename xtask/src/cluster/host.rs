@@ -96,7 +96,28 @@ pub fn connect(init: Process) -> Result<()> {
         run("ip", &["route", "replace", range, "via", &via])?;
     }
     let rules = config::packet_rules();
-    run("nft", &[&rules])
+    run("nft", &[&rules])?;
+    forward()
+}
+
+/// Lets packets pass between the cable and what leads out, and between nothing else: names outside are looked up and
+/// packages fetched from inside. The cable's own setting goes with it.
+fn forward() -> Result<()> {
+    let routes = std::fs::read_to_string("/proc/net/route")?;
+    for device in uplinks(&routes).into_iter().chain([CABLE]) {
+        let setting = format!("/proc/sys/net/ipv4/conf/{device}/forwarding");
+        std::fs::write(&setting, "1").context(setting)?;
+    }
+    Ok(())
+}
+
+/// The devices of default routes, in a routing table as the kernel shows it.
+fn uplinks(routes: &str) -> Vec<&str> {
+    let fields = routes.lines().skip(1).map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    fields
+        .filter(|route| route.get(1) == Some(&"00000000") && route.get(7) == Some(&"00000000"))
+        .map(|r| r[0])
+        .collect()
 }
 
 /// The cable goes with the node's end of it, unless it is that of a cluster in another folder: there is one per machine.
@@ -209,6 +230,17 @@ pub fn only_child(parent: i32) -> Result<Option<Process>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn default_routes_lead_out() {
+        let head = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n";
+        let out = "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0  \n";
+        let beside = "dhow-cluster\t0000D50A\t02FFD50A\t0003\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
+        let check = |given: &str, want: &[&str]| assert_eq!(uplinks(given), want, "{given}");
+        check(&format!("{head}{out}{beside}"), &["eth0"]);
+        check(&format!("{head}{beside}"), &[]);
+        check("", &[]);
+    }
 
     #[test]
     fn processes_are_told_apart() {
