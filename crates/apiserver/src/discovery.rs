@@ -24,14 +24,14 @@ impl Inner {
             ["apis", group] => self.group(group),
             ["apis", group, version] => self.resources(group, version),
             ["openapi", "v2"] => Ok(swagger::answer(parts)),
-            ["openapi", "v3", rest @ ..] => self.documents.answer(&self.kinds, rest, parts),
+            ["openapi", "v3", rest @ ..] => self.documents.answer(&self.kinds.load_full(), rest, parts),
             _ => Err(ApiError::NoSuchPath),
         }
     }
 
     fn groups(&self, parts: &Parts, core: bool) -> Response<ResponseBody> {
         if let Some(version) = aggregated(parts) {
-            let mut response = object(StatusCode::OK, &aggregate(&self.kinds, core, version));
+            let mut response = object(StatusCode::OK, &aggregate(&self.kinds.load(), core, version));
             let media = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
             if let Ok(media) = HeaderValue::from_str(&media) {
                 response.headers_mut().insert(CONTENT_TYPE, media);
@@ -41,17 +41,17 @@ impl Inner {
         let body = if core {
             json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})
         } else {
-            let groups = self.kinds.groups().into_iter().filter(|(group, _)| !group.is_empty());
-            let groups: Vec<Value> = groups.map(|(group, version)| group_of(group, version)).collect();
+            let groups = self.kinds.load().groups().into_iter().filter(|(group, _)| !group.is_empty());
+            let groups: Vec<Value> = groups.map(|(group, versions)| group_of(group, &versions)).collect();
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         };
         object(StatusCode::OK, &body)
     }
 
     fn group(&self, name: &str) -> Result<Response<ResponseBody>> {
-        let groups = self.kinds.groups();
-        let (group, version) = groups.iter().find(|(group, _)| *group == name).ok_or(ApiError::NoSuchPath)?;
-        let mut body = group_of(group, version);
+        let groups = self.kinds.load().groups();
+        let (group, versions) = groups.iter().find(|(group, _)| *group == name).ok_or(ApiError::NoSuchPath)?;
+        let mut body = group_of(group, versions);
         body["kind"] = "APIGroup".into();
         body["apiVersion"] = "v1".into();
         Ok(object(StatusCode::OK, &body))
@@ -59,7 +59,8 @@ impl Inner {
 
     fn resources(&self, group: &str, version: &str) -> Result<Response<ResponseBody>> {
         let mut resources = vec![];
-        for kind in self.kinds.of_group(group, version) {
+        let kinds = self.kinds.load();
+        for kind in kinds.of_group(group, version) {
             resources.push(resource(kind));
             for (name, subkind, verbs) in kind.subresources() {
                 let mut resource = json!({
@@ -97,9 +98,10 @@ fn aggregated(parts: &Parts) -> Option<&'static str> {
     })
 }
 
-fn group_of(group: &str, version: &str) -> Value {
-    let version = json!({"groupVersion": format!("{group}/{version}"), "version": version});
-    json!({"name": group, "versions": [version], "preferredVersion": version})
+fn group_of(group: &str, versions: &[&str]) -> Value {
+    let versions = versions.iter().map(|v| json!({"groupVersion": format!("{group}/{v}"), "version": v}));
+    let versions: Vec<Value> = versions.collect();
+    json!({"name": group, "versions": versions, "preferredVersion": versions.first()})
 }
 
 fn resource(kind: &Kind) -> Value {
@@ -122,10 +124,14 @@ fn resource(kind: &Kind) -> Value {
 fn aggregate(kinds: &Kinds, core: bool, version: &str) -> Value {
     let groups = kinds.groups().into_iter().filter(|(group, _)| group.is_empty() == core);
     let items: Vec<Value> = groups
-        .map(|(group, version)| {
-            let resources: Vec<Value> = kinds.of_group(group, version).map(aggregate_resource).collect();
-            let version = json!({"version": version, "resources": resources, "freshness": "Current"});
-            let mut item = json!({"metadata": {"creationTimestamp": null}, "versions": [version]});
+        .map(|(group, versions)| {
+            let versions = versions.into_iter().map(|version| {
+                let resources: Vec<Value> =
+                    kinds.of_group(group, version).map(|kind| aggregate_resource(kind)).collect();
+                json!({"version": version, "resources": resources, "freshness": "Current"})
+            });
+            let versions: Vec<Value> = versions.collect();
+            let mut item = json!({"metadata": {"creationTimestamp": null}, "versions": versions});
             if !group.is_empty() {
                 item["metadata"]["name"] = group.into();
             }

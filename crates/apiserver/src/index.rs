@@ -62,6 +62,11 @@ impl<'a> FromIterator<(&'a str, String)> for Pairs {
     }
 }
 
+/// What a field selector sees at that place of a stored object.
+pub(crate) fn field(value: &[u8], pointer: &str) -> String {
+    text(serde_json::from_slice::<Value>(value).unwrap_or_default().pointer(pointer))
+}
+
 /// How a field selector sees a value: absent is the empty string.
 fn text(value: Option<&Value>) -> String {
     match value {

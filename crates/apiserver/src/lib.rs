@@ -30,6 +30,7 @@ mod watch;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http_body_util::combinators::{BoxBody, UnsyncBoxBody};
 use http_body_util::{BodyExt, Full};
@@ -94,7 +95,8 @@ pub struct ApiServer {
 
 pub(crate) struct Inner {
     pub store: ObjectStore,
-    pub kinds: kinds::Kinds,
+    pub kinds: ArcSwap<kinds::Kinds>,
+    pub definitions: Mutex<handler::Definitions>,
     pub tokens: auth::Tokens,
     pub clock: api::Clock,
     pub node_proxy: Option<NodeProxy>,
@@ -109,14 +111,16 @@ pub(crate) struct Inner {
 }
 
 impl ApiServer {
-    /// Serves what the store holds. The namespaces that every cluster has are made when they are missing.
+    /// Serves what the store holds. The namespaces that every cluster has are made when they are missing, and the
+    /// definitions of our own types brought to what this program knows.
     pub fn new(store: ObjectStore, config: Config) -> Result<Self, ApiError> {
         let events = store.list(kinds::EVENT_PREFIX, None, 0);
         let mut oldest_first = events.entries;
         oldest_first.sort_by_key(|entry| entry.created);
         let inner = Inner {
             store,
-            kinds: kinds::Kinds::new(),
+            kinds: ArcSwap::from_pointee(kinds::Kinds::new()),
+            definitions: Mutex::default(),
             tokens: auth::Tokens::new(config.tokens),
             clock: config.clock,
             node_proxy: config.node_proxy,
@@ -130,6 +134,7 @@ impl ApiServer {
         };
         let server = Self { inner: Arc::new(inner) };
         server.inner.make_namespaces()?;
+        server.inner.make_definitions()?;
         Ok(server)
     }
 

@@ -22,32 +22,34 @@ use crate::{ResponseBody, whole};
 const REFERENCE: &str = "#/components/schemas/";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 
-const WRITABLE: &[&str] = &["create", "get", "list", "patch", "update"];
-
 /// The documents that were asked for so far.
 #[derive(Default)]
 pub struct Documents {
-    made: Mutex<HashMap<(&'static str, &'static str), Document>>,
+    made: Mutex<HashMap<Group, Document>>,
 }
+
+/// A group's version.
+type Group = (&'static str, &'static str);
 
 #[derive(Clone)]
 struct Document {
     text: Bytes,
     hash: Arc<str>,
+    /// What its group showed when it was made.
+    stamp: store::Revision,
 }
 
 impl Documents {
     /// `path`: what comes after `/openapi/v3`.
     pub fn answer(&self, kinds: &Kinds, path: &[&str], parts: &Parts) -> Result<Response<ResponseBody>> {
-        let groups = kinds.groups();
         let (group, version) = match path {
             [] => return Ok(object(StatusCode::OK, &self.index(kinds))),
             ["api", version] => ("", *version),
             ["apis", group, version] => (*group, *version),
             _ => return Err(ApiError::NoSuchPath),
         };
-        let known = groups.iter().find(|known| **known == (group, version)).ok_or(ApiError::NoSuchPath)?;
-        let document = self.document(kinds, *known);
+        let known = every(kinds).find(|known| *known == (group, version)).ok_or(ApiError::NoSuchPath)?;
+        let document = self.document(kinds, known);
         let tag = format!("\"{}\"", document.hash);
         let unchanged = parts.headers.get(IF_NONE_MATCH).is_some_and(|given| given.as_bytes() == tag.as_bytes());
         let mut response = json_bytes(StatusCode::OK, document.text);
@@ -65,7 +67,7 @@ impl Documents {
 
     fn index(&self, kinds: &Kinds) -> Value {
         let mut paths = Map::new();
-        for (group, version) in kinds.groups() {
+        for (group, version) in every(kinds) {
             let path = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
             let hash = self.document(kinds, (group, version)).hash;
             let url = format!("/openapi/v3/{path}?hash={hash}");
@@ -74,15 +76,24 @@ impl Documents {
         json!({"paths": paths})
     }
 
-    fn document(&self, kinds: &Kinds, group: (&'static str, &'static str)) -> Document {
+    fn document(&self, kinds: &Kinds, group: Group) -> Document {
+        let stamp = kinds.stamp(group.0);
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let document = made.entry(group).or_insert_with(|| {
-            let text = make(kinds, group.0, group.1).to_string();
-            let hash = hex::encode(Sha256::digest(text.as_bytes())).to_uppercase();
-            Document { text: text.into(), hash: hash.into() }
-        });
-        document.clone()
+        if let Some(document) = made.get(&group).filter(|document| document.stamp == stamp) {
+            return document.clone();
+        }
+        // Documents of groups that are no more would otherwise stay for ever.
+        made.retain(|group, _| every(kinds).any(|known| known == *group));
+        let text = make(kinds, group.0, group.1).to_string();
+        let hash = hex::encode(Sha256::digest(text.as_bytes())).to_uppercase();
+        let document = Document { text: text.into(), hash: hash.into(), stamp };
+        made.insert(group, document.clone());
+        document
     }
+}
+
+fn every(kinds: &Kinds) -> impl Iterator<Item = Group> {
+    kinds.groups().into_iter().flat_map(|(group, versions)| versions.into_iter().map(move |version| (group, version)))
 }
 
 fn make(kinds: &Kinds, group: &str, version: &str) -> Value {
@@ -95,9 +106,9 @@ fn make(kinds: &Kinds, group: &str, version: &str) -> Value {
         .collect();
     for kind in kinds.of_group(group, version) {
         let name = definition_name(kind);
-        let mut schema = match kind.shape {
-            Shape::Builtin(name) => known.get(name).cloned().unwrap_or_default(),
-            Shape::Custom(_) => custom_schema(kind),
+        let mut schema = match kind.defined() {
+            None => known.get(&name).cloned().unwrap_or_default(),
+            Some(version) => custom_schema(&version.schema),
         };
         schema["x-kubernetes-group-version-kind"] = json!([identity(kind)]);
         wanted.extend(references(&schema));
@@ -130,7 +141,7 @@ fn make(kinds: &Kinds, group: &str, version: &str) -> Value {
 fn definition_name(kind: &Kind) -> String {
     match kind.shape {
         Shape::Builtin(name) => name.to_owned(),
-        Shape::Custom(_) => {
+        Shape::Custom(_) | Shape::Defined(_) => {
             let reversed: Vec<&str> = kind.group.split('.').rev().collect();
             format!("{}.{}.{}", reversed.join("."), kind.version, kind.kind)
         }
@@ -145,11 +156,8 @@ fn reference(name: &str) -> Value {
     json!({"$ref": format!("{REFERENCE}{name}")})
 }
 
-fn custom_schema(kind: &Kind) -> Value {
-    let Shape::Custom(definition) = kind.shape else { return Value::Null };
-    let definition = definition();
-    let schema = definition.spec.versions.first().and_then(|v| v.schema.as_ref()?.open_api_v3_schema.as_ref());
-    let mut schema = serde_json::to_value(schema).unwrap_or_default();
+fn custom_schema(schema: &Value) -> Value {
+    let mut schema = schema.clone();
     for field in ["apiVersion", "kind"] {
         schema["properties"][field] = json!({"type": "string"});
     }
@@ -201,9 +209,7 @@ fn add_paths(paths: &mut Map<String, Value>, kind: &Kind, name: &str) {
         true => format!("{root}/namespaces/{{namespace}}/{}", kind.plural),
         false => format!("{root}/{}", kind.plural),
     };
-    // kubectl only lets the server judge a manifest of a kind that says it can be patched. For kinds that cannot be
-    // written, the server's answer is the one worth having.
-    let verbs = if matches!(kind.verbs, Verbs::Fixed(_)) { WRITABLE } else { kind.verb_names() };
+    let verbs = kind.verb_names();
     let mut collection = Map::new();
     for (verb, method, action) in [("list", "get", "list"), ("create", "post", "post")] {
         if verbs.contains(&verb) {
@@ -304,7 +310,7 @@ mod tests {
     #[test]
     fn every_reference_leads_somewhere() {
         let kinds = Kinds::new();
-        for (group, version) in kinds.groups() {
+        for (group, version) in every(&kinds) {
             let document = make(&kinds, group, version);
             let schemas = &document["components"]["schemas"];
             for name in references(&document) {

@@ -1,5 +1,7 @@
 //! Label and field selectors, matched against the index alone.
 
+use std::borrow::Cow;
+
 use crate::index::Index;
 use crate::kinds::Strategy;
 use crate::status::{ApiError, Result};
@@ -8,7 +10,7 @@ use crate::status::{ApiError, Result};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector {
     labels: Vec<Requirement>,
-    fields: Vec<(String, bool, String)>,
+    fields: Vec<Field>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,11 +23,21 @@ enum Requirement {
     Less(String, i64),
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Field {
+    name: String,
+    /// Where it is in the object.
+    pointer: &'static str,
+    equal: bool,
+    value: String,
+}
+
 /// An object as a selector sees it.
 #[derive(Clone, Copy)]
 pub struct Candidate<'a> {
     pub key: &'a str,
     pub index: &'a Index,
+    pub value: &'a [u8],
 }
 
 impl Selector {
@@ -41,23 +53,31 @@ impl Selector {
 
     /// The one name that can match, which makes a list a look-up.
     pub fn name(&self) -> Option<&str> {
-        self.fields.iter().find(|(field, equal, _)| *equal && field == "metadata.name").map(|(.., v)| v.as_str())
+        self.fields.iter().find(|field| field.equal && field.name == "metadata.name").map(|field| field.value.as_str())
     }
 
     pub fn matches(&self, candidate: Candidate<'_>) -> bool {
         self.labels.iter().all(|requirement| requirement.matches(candidate.index))
-            && self.fields.iter().all(|(field, equal, wanted)| (candidate.field(field) == wanted) == *equal)
+            && self.fields.iter().all(|field| (candidate.field(field) == field.value) == field.equal)
     }
 }
 
 impl<'a> Candidate<'a> {
-    fn field(self, name: &str) -> &'a str {
+    pub fn of(entry: &'a store::Entry<Index>) -> Self {
+        Self { key: &entry.key, index: &entry.index, value: &entry.value }
+    }
+
+    fn field(self, field: &Field) -> Cow<'a, str> {
         let mut parts = self.key.rsplit('/');
         let object = parts.next().unwrap_or_default();
-        match name {
-            "metadata.name" => object,
-            "metadata.namespace" if self.key.split('/').count() == 4 => parts.next().unwrap_or_default(),
-            _ => self.index.fields.get(name).unwrap_or_default(),
+        match field.name.as_str() {
+            "metadata.name" => object.into(),
+            "metadata.namespace" if self.key.split('/').count() == 4 => parts.next().unwrap_or_default().into(),
+            name => match self.index.fields.get(name) {
+                Some(value) => value.into(),
+                // Indexed before its definition was known.
+                None => crate::index::field(self.value, field.pointer).into(),
+            },
         }
     }
 }
@@ -77,7 +97,7 @@ impl Requirement {
     }
 }
 
-fn parse_fields(text: &str, row: &Strategy) -> Result<Vec<(String, bool, String)>> {
+fn parse_fields(text: &str, row: &Strategy) -> Result<Vec<Field>> {
     let mut fields = vec![];
     for part in text.split(',').filter(|part| !part.is_empty()) {
         let (name, equal, value) = if let Some((name, value)) = part.split_once("!=") {
@@ -90,10 +110,12 @@ fn parse_fields(text: &str, row: &Strategy) -> Result<Vec<(String, bool, String)
             )));
         };
         let metadata = name == "metadata.name" || (name == "metadata.namespace" && row.namespaced);
-        if !metadata && !row.fields.iter().any(|(known, _)| *known == name) {
+        let known = row.fields.iter().find(|(known, _)| *known == name);
+        if !metadata && known.is_none() {
             return Err(ApiError::BadRequest(format!("field label not supported: {name}")));
         }
-        fields.push((name.to_owned(), equal, value.to_owned()));
+        let pointer = known.map_or("", |(_, pointer)| *pointer);
+        fields.push(Field { name: name.to_owned(), pointer, equal, value: value.to_owned() });
     }
     Ok(fields)
 }
@@ -192,7 +214,7 @@ mod tests {
             "spec": {"nodeName": "n1"}, "status": {"phase": "Running"},
         });
         let index = Index::of(pods.fields, &object);
-        let candidate = Candidate { key: "core/pods/default/p1", index: &index };
+        let candidate = Candidate { key: "core/pods/default/p1", index: &index, value: &[] };
         for (labels, fields, want) in [
             ("", "", Some(true)),
             ("app=a", "", Some(true)),

@@ -4,11 +4,13 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use store::StoreError;
 
-use crate::kinds::Strategy;
-
 /// A kind as error messages name it.
 #[derive(Clone, Copy)]
-pub struct Resource(pub(crate) &'static Strategy);
+pub struct Resource {
+    pub group: &'static str,
+    pub kind: &'static str,
+    pub plural: &'static str,
+}
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +32,7 @@ pub enum ApiError {
     #[error("{options}.meta.k8s.io \"\" is invalid: {}", aggregate(.errors))]
     InvalidOptions { options: &'static str, errors: Vec<FieldError> },
     #[error("{resource} {name:?} is forbidden: {why}")]
-    Forbidden { resource: Resource, name: String, why: String, cause: Option<(&'static str, String)> },
+    Forbidden { resource: Resource, name: String, why: String, cause: Option<Box<(&'static str, String)>> },
     #[error("{0}")]
     BadRequest(String),
     #[error("{0}")]
@@ -75,6 +77,7 @@ pub enum Fault {
     Duplicate(Value),
     Forbidden(String),
     TooLong { most: usize },
+    TooMany { is: usize, most: usize },
 }
 
 /// A field that somebody else owns.
@@ -87,12 +90,12 @@ pub struct FieldConflict {
 impl Resource {
     /// `functions.dhow.dev`, or `pods`.
     fn plural_and_group(&self) -> String {
-        let Strategy { group, plural, .. } = self.0;
+        let Self { group, plural, .. } = self;
         if group.is_empty() { (*plural).into() } else { format!("{plural}.{group}") }
     }
 
     fn kind_and_group(&self) -> String {
-        let Strategy { group, kind, .. } = self.0;
+        let Self { group, kind, .. } = self;
         if group.is_empty() { (*kind).into() } else { format!("{kind}.{group}") }
     }
 }
@@ -130,6 +133,7 @@ impl FieldError {
             Fault::Duplicate(_) => "FieldValueDuplicate",
             Fault::Forbidden(_) => "FieldValueForbidden",
             Fault::TooLong { .. } => "FieldValueTooLong",
+            Fault::TooMany { .. } => "FieldValueTooMany",
         }
     }
 
@@ -150,6 +154,7 @@ impl FieldError {
             Fault::Duplicate(value) => format!("Duplicate value: {}", shown(value)),
             Fault::Forbidden(detail) => detailed("Forbidden", detail),
             Fault::TooLong { most } => format!("Too long: may not be more than {most} bytes"),
+            Fault::TooMany { is, most } => format!("Too many: {is}: must have at most {most} items"),
         }
     }
 }
@@ -232,7 +237,7 @@ impl ApiError {
     fn details(&self) -> Option<Value> {
         let named = |resource: &Resource, name: &str, kind: &str| {
             let mut details = json!({});
-            for (key, value) in [("name", name), ("group", resource.0.group), ("kind", kind)] {
+            for (key, value) in [("name", name), ("group", resource.group), ("kind", kind)] {
                 if !value.is_empty() {
                     details[key] = value.into();
                 }
@@ -242,16 +247,16 @@ impl ApiError {
         match self {
             Self::NotFound { resource, name }
             | Self::AlreadyExists { resource, name }
-            | Self::Conflict { resource, name, .. } => Some(named(resource, name, resource.0.plural)),
+            | Self::Conflict { resource, name, .. } => Some(named(resource, name, resource.plural)),
             Self::Forbidden { resource, name, cause, .. } => {
-                let mut details = named(resource, name, resource.0.plural);
-                if let Some((reason, message)) = cause {
+                let mut details = named(resource, name, resource.plural);
+                if let Some((reason, message)) = cause.as_deref() {
                     details["causes"] = json!([{"reason": reason, "message": message}]);
                 }
                 Some(details)
             }
             Self::Invalid { resource, name, errors } => {
-                let mut details = named(resource, name, resource.0.kind);
+                let mut details = named(resource, name, resource.kind);
                 details["causes"] = causes(errors);
                 Some(details)
             }
@@ -286,9 +291,9 @@ fn causes(errors: &[FieldError]) -> Value {
 
 /// The answer to a deletion that left nothing behind.
 pub fn deleted(resource: Resource, name: &str, uid: &str) -> Value {
-    let mut details = json!({"name": name, "kind": resource.0.plural, "uid": uid});
-    if !resource.0.group.is_empty() {
-        details["group"] = resource.0.group.into();
+    let mut details = json!({"name": name, "kind": resource.plural, "uid": uid});
+    if !resource.group.is_empty() {
+        details["group"] = resource.group.into();
     }
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
 }

@@ -21,9 +21,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::handler::{Call, json_bytes, partial_metadata};
+use crate::handler::{Call, json_bytes, partial_metadata, shown};
 use crate::index::Index;
-use crate::kinds::Verbs;
+use crate::kinds::Kind;
 use crate::request::Form;
 use crate::selector::{Candidate, Selector};
 use crate::status::{ApiError, Result};
@@ -37,8 +37,7 @@ const LONGEST: Duration = Duration::from_secs(30 * 60);
 
 /// How the objects of one watch are shown.
 struct Showing {
-    kind: &'static crate::kinds::Strategy,
-    view: Option<fn(&mut Value)>,
+    kind: Arc<Kind>,
     form: Form,
     include: Option<String>,
     clock: api::Clock,
@@ -85,8 +84,7 @@ impl Inner {
         let seconds = call.query.number("timeoutSeconds")?.filter(|seconds| *seconds > 0).map(Duration::from_secs);
         let mut state = State {
             showing: Showing {
-                kind: call.kind.strategy,
-                view: call.kind.view.as_ref().map(|view| view.read),
+                kind: call.kind.clone(),
                 form: call.form,
                 include: call.query.get("includeObject").map(str::to_owned),
                 clock: self.clock.clone(),
@@ -116,37 +114,18 @@ impl Inner {
         let start = start(call)?;
         let Start::Present { marked } = start else {
             let Start::After(revision) = start else { return Ok(()) };
-            state.source = match call.kind.verbs {
-                Verbs::Fixed(_) => None,
-                _ => Some(self.store.watch(&prefix, Some(revision))?),
-            };
+            state.source = Some(self.store.watch(&prefix, Some(revision))?);
             return Ok(());
         };
-        let revision = match call.kind.verbs {
-            Verbs::Fixed(objects) => {
-                for object in objects() {
-                    let index = Index::of(&[], &object);
-                    let key = object["metadata"]["name"].as_str().unwrap_or_default();
-                    if state.selector.matches(Candidate { key, index: &index }) {
-                        let bytes: Bytes = object.to_string().into();
-                        state.initial.push_back(state.showing.frame("ADDED", bytes));
-                    }
-                }
-                self.store.revision()
+        let listing = self.store.list(&prefix, None, 0);
+        state.source = Some(self.store.watch(&prefix, Some(listing.revision))?);
+        for entry in listing.entries {
+            if state.selector.matches(Candidate::of(&entry)) {
+                state.initial.push_back(state.showing.frame("ADDED", entry.value, entry.modified));
             }
-            _ => {
-                let listing = self.store.list(&prefix, None, 0);
-                state.source = Some(self.store.watch(&prefix, Some(listing.revision))?);
-                for entry in listing.entries {
-                    if state.selector.matches(Candidate { key: &entry.key, index: &entry.index }) {
-                        state.initial.push_back(state.showing.frame("ADDED", entry.value));
-                    }
-                }
-                listing.revision
-            }
-        };
+        }
         if marked {
-            state.initial.push_back(state.showing.bookmark(revision, true));
+            state.initial.push_back(state.showing.bookmark(listing.revision, true));
         }
         Ok(())
     }
@@ -213,6 +192,7 @@ impl State {
                 biased;
                 () = self.stop.cancelled() => return None,
                 change = next_change(self.source.as_mut()) => change,
+                () = self.showing.kind.replaced.cancelled() => return None,
                 () = tick(self.bookmarks.as_mut()) => {
                     if let Some(revision) = self.caught_up() {
                         return Some(self.showing.bookmark(revision, false));
@@ -249,19 +229,20 @@ impl State {
 
     /// `None`: the change is none of this watch's business.
     fn frame(&mut self, change: &Arc<Change<Index>>) -> Option<Bytes> {
-        let matches =
-            |entry: &store::Entry<Index>| self.selector.matches(Candidate { key: &change.key, index: &entry.index });
+        let matches = |entry: &store::Entry<Index>| self.selector.matches(Candidate::of(entry));
         let now = change.current.as_ref().filter(|entry| matches(entry));
         let before = change.previous.as_ref().filter(|entry| matches(entry));
-        let (kind, bytes) = match (before, now) {
-            (None, Some(now)) => ("ADDED", now.value.clone()),
-            (Some(_), Some(now)) => ("MODIFIED", now.value.clone()),
+        let (kind, bytes, written) = match (before, now) {
+            (None, Some(now)) => ("ADDED", now.value.clone(), now.modified),
+            (Some(_), Some(now)) => ("MODIFIED", now.value.clone(), now.modified),
             // What ceased to match is shown as it was, at the revision that ended it.
-            (Some(before), None) if change.current.is_some() => ("DELETED", at(&before.value, change.revision)),
-            (Some(before), None) => ("DELETED", before.value.clone()),
+            (Some(before), None) if change.current.is_some() => {
+                ("DELETED", at(&before.value, change.revision), before.modified)
+            }
+            (Some(before), None) => ("DELETED", before.value.clone(), before.modified),
             (None, None) => return None,
         };
-        Some(self.showing.frame(kind, bytes))
+        Some(self.showing.frame(kind, bytes, written))
     }
 }
 
@@ -291,10 +272,10 @@ fn at(bytes: &Bytes, revision: Revision) -> Bytes {
 }
 
 impl Showing {
-    fn frame(&mut self, kind: &str, bytes: Bytes) -> Bytes {
+    fn frame(&mut self, kind: &str, bytes: Bytes, written: Revision) -> Bytes {
         let object = match self.form {
-            Form::Object if self.view.is_none() => bytes,
-            form => self.translated(form, bytes),
+            Form::Object => shown(&self.kind, bytes, written),
+            form => self.translated(form, bytes, written),
         };
         let mut frame = Vec::with_capacity(object.len() + 40);
         frame.extend_from_slice(b"{\"type\":\"");
@@ -305,21 +286,20 @@ impl Showing {
         frame.into()
     }
 
-    fn translated(&mut self, form: Form, bytes: Bytes) -> Bytes {
+    fn translated(&mut self, form: Form, bytes: Bytes, written: Revision) -> Bytes {
         let Ok(mut object) = serde_json::from_slice::<Value>(&bytes) else { return bytes };
         let shown = match form {
-            Form::Object => {
-                if let Some(read) = self.view {
-                    read(&mut object);
-                }
-                object
-            }
+            Form::Object => object,
             Form::Partial => partial_metadata(&mut object),
             Form::Table => {
+                // Tables are made of what is stored, views or not.
+                if let (Some(conversion), None) = (self.kind.conversion(written), &self.kind.view) {
+                    conversion.apply(&mut object);
+                }
                 let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
                 let rows = Rows { objects: vec![object], include: self.include.as_deref(), now: (self.clock)() };
                 let columns = !std::mem::replace(&mut self.columns_sent, true);
-                table(self.kind, rows, metadata, columns)
+                table(&self.kind, rows, metadata, columns)
             }
         };
         shown.to_string().into()

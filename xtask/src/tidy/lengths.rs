@@ -1,4 +1,5 @@
-//! Functions of 70 lines, files of 500 without tests, crates of 8000. `xtask/exceptions.txt` lists what is longer,
+//! Functions of 70 lines, files of 500 without tests, crates of 8000; of the two crates that are tables of kinds and of
+//! controllers, each folder of 4000 instead. `xtask/exceptions.txt` lists what is longer,
 //! each with its present length; an entry that could be smaller must be made smaller, so the list only shrinks.
 
 use std::collections::BTreeMap;
@@ -10,6 +11,9 @@ use super::sources::Source;
 const FUNCTION: usize = 70;
 const FILE: usize = 500;
 const CRATE: usize = 8000;
+/// They grow with what is served, not with how it is done.
+const TABLES: [&str; 2] = ["crates/apiserver", "crates/control"];
+const FOLDER: usize = 4000;
 const EXCEPTIONS: &str = "xtask/exceptions.txt";
 
 pub fn check(sources: &[Source]) -> Result<Vec<String>> {
@@ -46,11 +50,19 @@ fn measure(sources: &[Source]) -> BTreeMap<String, usize> {
         for (name, length) in functions(&lines).into_iter().filter(|(_, length)| *length > FUNCTION) {
             over.insert(format!("{}::{name}", source.path), length);
         }
-        let of: String = source.path.split('/').take(2).collect::<Vec<_>>().join("/");
-        *crates.entry(of).or_default() += lines.len();
+        *crates.entry(room(&source.path)).or_default() += lines.len();
     }
-    over.extend(crates.into_iter().filter(|(_, length)| *length > CRATE));
+    let limit = |room: &str| if TABLES.iter().any(|table| room.starts_with(table)) { FOLDER } else { CRATE };
+    over.extend(crates.into_iter().filter(|(room, length)| *length > limit(room)));
     over
+}
+
+/// The crate of a file, or the folder in it where the crate is a table.
+fn room(path: &str) -> String {
+    let parts = |n| path.split('/').take(n).collect::<Vec<_>>().join("/");
+    let of = parts(2);
+    let in_folder = path.split('/').count() > 4;
+    if TABLES.contains(&of.as_str()) && in_folder { parts(4) } else { of }
 }
 
 /// Each function with its length, by rustfmt's indentation.
@@ -99,6 +111,17 @@ fn exceptions() -> Result<BTreeMap<String, usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rooms() {
+        for (path, want) in [
+            ("crates/cli/src/install/mod.rs", "crates/cli"),
+            ("crates/apiserver/src/kinds/definitions/mod.rs", "crates/apiserver/src/kinds"),
+            ("crates/apiserver/src/watch.rs", "crates/apiserver"),
+        ] {
+            assert_eq!(room(path), want);
+        }
+    }
 
     #[test]
     fn measures_functions_by_indentation() {

@@ -2,12 +2,13 @@
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
+use store::Revision;
 
 use super::metadata;
 use crate::fieldset::{Author, Managed, Operation, Owner, update_ownership};
-use crate::kinds::{Deletion, Kind, Status};
+use crate::kinds::{Deletion, Kind, Shape, Status};
 use crate::schema;
-use crate::status::{ApiError, Result};
+use crate::status::{ApiError, Fault, FieldError, Result};
 
 /// The part of an object that a write is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +72,11 @@ impl Live {
         Self { object, managed: Managed::parse(&managed) }
     }
 
+    /// When it was written.
+    pub fn written(&self) -> Revision {
+        self.object["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse().ok()).unwrap_or(0)
+    }
+
     /// The whole object again, for a patch that may look at everything.
     pub fn whole(&self) -> Value {
         let mut whole = self.object.clone();
@@ -92,7 +98,7 @@ impl Writing<'_> {
         let owner = Owner {
             manager: self.manager.to_owned(),
             operation,
-            api_version: self.kind.stored().api_version(),
+            api_version: self.kind.owners_api_version(),
             subresource: self.part.name().to_owned(),
         };
         let owns_status = self.part != Part::Whole || self.kind.status.is_none();
@@ -108,7 +114,7 @@ impl Writing<'_> {
 pub fn create(writing: &Writing<'_>, mut object: Value, managed: Option<Managed>) -> Result<Value> {
     let kind = writing.kind;
     metadata::identify(&mut object, kind, writing.namespace, writing.name)?;
-    schema::drop_nulls(&mut object);
+    normalize(kind, &mut object);
     let meta = metadata::of(&mut object)?;
     if meta.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
         return Err(ApiError::BadRequest("resourceVersion should not be set on objects to be created".into()));
@@ -148,7 +154,7 @@ pub fn update(writing: &Writing<'_>, live: &Live, mut new: Value, managed: Optio
     let (kind, old) = (writing.kind, &live.object);
     metadata::identify(&mut new, kind, writing.namespace, writing.name)?;
     preconditions(kind, old, &new, writing.part)?;
-    schema::drop_nulls(&mut new);
+    normalize(kind, &mut new);
     let rewritten = rewritten_ownership(&new);
     let mut new = separate(writing, old, new)?;
     keep_servers_fields(old, &mut new)?;
@@ -156,7 +162,7 @@ pub fn update(writing: &Writing<'_>, live: &Live, mut new: Value, managed: Optio
         complete(kind, &mut new);
     }
     check(kind, &new, Some(old))?;
-    let changed_spec = kind.generation && spec_changed(old, &new);
+    let changed_spec = kind.generation && spec_changed(kind, old, &new);
     let meta = metadata::of(&mut new)?;
     if changed_spec {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
@@ -274,6 +280,17 @@ fn keep_servers_fields(old: &Value, new: &mut Value) -> Result<()> {
     Ok(())
 }
 
+/// Takes out what is not kept: nulls that mean nothing, and members that a structural schema does not name.
+pub fn normalize(kind: &Kind, object: &mut Value) {
+    if kind.is_custom() {
+        schema::prune(object, kind.schema());
+    }
+    // Typed decoding, of our own types too, takes null for absent.
+    if !matches!(kind.shape, Shape::Defined(_)) {
+        schema::drop_nulls(object);
+    }
+}
+
 /// Fills in what the user left out.
 fn complete(kind: &Kind, object: &mut Value) {
     if kind.is_custom() {
@@ -287,7 +304,7 @@ fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Result<()> {
     errors.extend(old.map(|old| metadata::validate_change(object, old)).unwrap_or_default());
     // A view's objects were translated already; what they are stored as is not checked against its schema.
     if kind.view.is_none() {
-        errors.extend(schema::validate(object, kind.schema()));
+        errors.extend(demands(kind, object, old));
     }
     if errors.is_empty() {
         errors.extend((kind.validate)(object, old));
@@ -299,8 +316,29 @@ fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Result<()> {
     Err(ApiError::Invalid { resource: kind.resource(), name, errors })
 }
 
-fn spec_changed(old: &Value, new: &Value) -> bool {
-    let is_spec = |name: &str| !matches!(name, "metadata" | "status");
+/// What the schema and its rules demand. Of an object that was there, what is unchanged is not complained about: the
+/// definition may have become stricter since.
+fn demands(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = schema::validate(object, kind.schema());
+    if errors.is_empty()
+        && let Some(rules) = kind.rules()
+    {
+        errors = rules.validate(object, old);
+    }
+    let Some(old) = old.filter(|_| kind.is_custom()) else { return errors };
+    errors.retain(|error| {
+        // What is missing is a fault of what it is missing in.
+        let missing = matches!(error.fault, Fault::Required(_));
+        let path = if missing { error.field.rsplit_once('.').map_or("", |(path, _)| path) } else { &error.field };
+        let (is, was) = (schema::at(object, path), schema::at(old, path));
+        is.is_none() || is != was
+    });
+    errors
+}
+
+fn spec_changed(kind: &Kind, old: &Value, new: &Value) -> bool {
+    // Without a part of its own a status is like any other member.
+    let is_spec = |name: &str| name != "metadata" && (name != "status" || kind.status.is_none());
     let names = |object: &Value| object.as_object().map_or(0, |o| o.keys().filter(|name| is_spec(name)).count());
     let mut members = old.as_object().into_iter().flatten().filter(|(name, _)| is_spec(name));
     names(old) != names(new) || members.any(|(name, value)| new.get(name) != Some(value))

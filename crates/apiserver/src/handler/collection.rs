@@ -4,7 +4,7 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::delete::Options;
-use super::{Answer, Call, not_allowed};
+use super::{Answer, Call, not_allowed, shown};
 use crate::Inner;
 use crate::selector::{Candidate, Selector};
 use crate::status::Result;
@@ -20,13 +20,14 @@ impl Inner {
         let mut items = vec![];
         let mut revision = None;
         for entry in listing.entries {
-            if !selector.matches(Candidate { key: &entry.key, index: &entry.index }) {
+            if !selector.matches(Candidate::of(&entry)) {
                 continue;
             }
             // Gone meanwhile is as good as deleted.
             if let Some(deleted) = self.delete_one(call.kind, &entry.key, &options)? {
                 revision = revision.max(deleted.revision);
-                items.push(deleted.body);
+                let written = deleted.revision.unwrap_or(store::Revision::MAX);
+                items.push(shown(call.kind, deleted.body, written));
             }
         }
         let mut text = json!({

@@ -23,10 +23,10 @@ pub struct Decoded {
 /// The body of a POST or PUT, or an applied configuration.
 pub fn body(call: &Call<'_>, body: &[u8]) -> Result<Decoded> {
     let media = content_type(&call.parts.headers);
-    let message = match call.kind.shape {
-        Shape::Builtin(name) if call.subresource != Some("scale") => Some(name),
+    let message = match &call.kind.shape {
+        Shape::Builtin(name) if call.subresource != Some("scale") => Some(*name),
         Shape::Builtin(_) => Some(SCALE),
-        Shape::Custom(_) => None,
+        Shape::Custom(_) | Shape::Defined(_) => None,
     };
     let object = decode(body, media, message)?;
     let duplicates = match validation(call) {

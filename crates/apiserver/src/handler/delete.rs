@@ -6,10 +6,12 @@ use serde_json::{Value, json};
 use store::{Expect, StoreError};
 
 use super::admit::is_released;
+use super::definitions::terminate;
 use super::object::{Encoded, parse};
 use super::write::LASTING;
 use super::{Answer, Call, metadata};
 use crate::Inner;
+use crate::kinds::definitions::{CLEANUP, is_own};
 use crate::kinds::{Deletion, Kind};
 use crate::options;
 use crate::protobuf;
@@ -141,8 +143,12 @@ impl Inner {
 
 fn check(kind: &Kind, old: &Value, options: &Options) -> Result<()> {
     let name = old["metadata"]["name"].as_str().unwrap_or_default();
-    if kind.deletion == Deletion::Namespace && LASTING.contains(&name) {
-        let why = "this namespace may not be deleted".to_owned();
+    let lasting = match kind.deletion {
+        Deletion::Namespace if LASTING.contains(&name) => Some("this namespace may not be deleted"),
+        Deletion::Definition if is_own(name) => Some("this kind is built in and may not be deleted"),
+        _ => None,
+    };
+    if let Some(why) = lasting.map(str::to_owned) {
         return Err(ApiError::Forbidden { resource: kind.resource(), name: name.to_owned(), why, cause: None });
     }
     for (what, field, wanted, hint) in [
@@ -163,7 +169,10 @@ fn plan(kind: &Kind, old: &Value, options: &Options, now: Timestamp) -> Result<D
     let mut object = old.clone();
     let grace = grace(kind, old, options);
     let marked = !old["metadata"]["deletionTimestamp"].is_null();
-    let finalizers_changed = propagate(&mut object, options)?;
+    let mut finalizers_changed = propagate(&mut object, options)?;
+    if kind.deletion == Deletion::Definition && !marked {
+        finalizers_changed |= add_finalizer(&mut object, CLEANUP)?;
+    }
     let left = old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
     let sooner = kind.deletion == Deletion::Graceful && grace < left;
     if marked && !sooner && !finalizers_changed {
@@ -184,8 +193,10 @@ fn plan(kind: &Kind, old: &Value, options: &Options, now: Timestamp) -> Result<D
             meta.insert("generation".into(), generation.into());
         }
     }
-    if kind.deletion == Deletion::Namespace {
-        object["status"]["phase"] = "Terminating".into();
+    match kind.deletion {
+        Deletion::Namespace => object["status"]["phase"] = "Terminating".into(),
+        Deletion::Definition if !marked => terminate(&mut object, now),
+        Deletion::Definition | Deletion::Immediate | Deletion::Graceful => {}
     }
     Ok(if is_released(kind, &object) { Deed::Remove(object) } else { Deed::Mark(object) })
 }
@@ -215,6 +226,10 @@ fn propagate(object: &mut Value, options: &Options) -> Result<bool> {
         Some("Orphan") => ORPHAN,
         _ => return Ok(false),
     };
+    add_finalizer(object, wanted)
+}
+
+fn add_finalizer(object: &mut Value, wanted: &str) -> Result<bool> {
     let meta = metadata::of(object)?;
     let Some(finalizers) = meta.entry("finalizers").or_insert_with(|| json!([])).as_array_mut() else {
         return Ok(false);

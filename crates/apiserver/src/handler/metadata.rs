@@ -51,9 +51,8 @@ pub fn of(object: &mut Value) -> Result<&mut Map<String, Value>> {
 
 /// Checks that the object is what its path says, and completes it.
 pub fn identify(object: &mut Value, kind: &Kind, namespace: Option<&str>, name: Option<&str>) -> Result<()> {
-    let stored = kind.stored();
     for (field, wanted, what) in
-        [("apiVersion", stored.api_version(), "API version"), ("kind", stored.kind.to_owned(), "kind")]
+        [("apiVersion", kind.stored_api_version(), "API version"), ("kind", kind.stored().kind.to_owned(), "kind")]
     {
         match object[field].as_str() {
             None | Some("") => object[field] = wanted.into(),

@@ -3,6 +3,7 @@
 mod admit;
 mod collection;
 mod decode;
+mod definitions;
 mod delete;
 mod metadata;
 mod object;
@@ -18,6 +19,7 @@ use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use store::Revision;
 
 use crate::auth::User;
 use crate::kinds::{Kind, Verbs};
@@ -27,6 +29,7 @@ use crate::request::{Form, Path, Query, accepted, content_type, field_manager};
 use crate::status::{ApiError, Result};
 use crate::{Inner, RequestBody, ResponseBody, whole};
 
+pub(crate) use definitions::Definitions;
 pub(crate) use object::{partial_metadata, shown};
 
 /// Who asks, and what that entitles them to.
@@ -39,7 +42,7 @@ pub(crate) struct Caller {
 
 /// A request for a resource, as far as all verbs need it.
 pub(crate) struct Call<'a> {
-    pub kind: &'a Kind,
+    pub kind: &'a Arc<Kind>,
     pub namespace: Option<&'a str>,
     pub name: Option<&'a str>,
     pub subresource: Option<&'a str>,
@@ -54,7 +57,7 @@ pub(crate) struct Answer {
     pub status: StatusCode,
     pub body: Bytes,
     /// An external client is answered once this is on disk.
-    pub revision: Option<store::Revision>,
+    pub revision: Option<Revision>,
     pub warnings: Vec<String>,
 }
 
@@ -110,7 +113,8 @@ impl Inner {
             }
         };
         let Some(path) = Path::parse(url) else { return self.document(parts) };
-        let kind = self.kinds.find(&path.group, &path.version, &path.plural).ok_or(ApiError::NoSuchPath)?;
+        let kinds = self.kinds.load_full();
+        let kind = kinds.find(&path.group, &path.version, &path.plural).ok_or(ApiError::NoSuchPath)?;
         if path.namespace.is_some() && !kind.namespaced {
             return Err(ApiError::NoSuchPath);
         }
@@ -144,13 +148,7 @@ impl Inner {
         let method = call.parts.method.clone();
         options::check(&method, call.query, content_type(&call.parts.headers) == APPLY)?;
         match (&call.kind.verbs, &method) {
-            (Verbs::All, _) | (Verbs::Fixed(_), &Method::GET) | (Verbs::Ask(_), &Method::POST) => {}
-            (Verbs::Fixed(_), &Method::POST) => {
-                return Err(ApiError::MethodNotAllowed(format!(
-                    "{} cannot be created here: the kinds that this server serves are built in",
-                    call.kind.resource()
-                )));
-            }
+            (Verbs::All, _) | (Verbs::Ask(_), &Method::POST) => {}
             _ => return Err(not_allowed()),
         }
         match (method, call.name) {
@@ -204,12 +202,14 @@ impl Inner {
         if let Some(revision) = answer.revision.filter(|_| self.external_durable && !call.caller.trusted) {
             self.store.durable(revision).await?;
         }
+        let written = answer.revision.unwrap_or(Revision::MAX);
         let body = match call.form {
-            Form::Object => shown(call.kind, answer.body),
-            form => self.in_form(call, form, &answer.body)?,
+            Form::Object => shown(call.kind, answer.body, written),
+            form => self.in_form(call, form, &answer.body, written)?,
         };
         let mut response = json_bytes(answer.status, body);
-        for warning in answer.warnings {
+        let deprecation = call.kind.defined().and_then(|version| version.deprecation.clone());
+        for warning in deprecation.into_iter().chain(answer.warnings) {
             let text = format!("299 - {:?}", warning);
             if let Ok(value) = HeaderValue::from_str(&text) {
                 response.headers_mut().append(WARNING, value);

@@ -61,15 +61,16 @@ pub fn parse(bytes: &[u8]) -> Result<Value> {
     serde_json::from_slice(bytes).map_err(|error| ApiError::Internal(format!("a stored object is damaged: {error}")))
 }
 
-/// The stored bytes as this kind shows them.
-pub(crate) fn shown(kind: &Kind, bytes: Bytes) -> Bytes {
-    let Some(view) = &kind.view else { return bytes };
+/// The stored bytes of an object that was written at that revision, as this kind shows them.
+pub(crate) fn shown(kind: &Kind, bytes: Bytes, written: Revision) -> Bytes {
+    let Some(conversion) = kind.conversion(written) else { return bytes };
     match serde_json::from_slice::<Value>(&bytes) {
-        Ok(mut object) => {
-            (view.read)(&mut object);
+        // A Status is none of these objects.
+        Ok(mut object) if object["kind"] == kind.kind => {
+            conversion.apply(&mut object);
             object.to_string().into()
         }
-        Err(_) => bytes,
+        _ => bytes,
     }
 }
 

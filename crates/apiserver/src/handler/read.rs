@@ -11,7 +11,6 @@ use super::object::parse;
 use super::scale::scale_of;
 use super::{Call, json_bytes, object, partial_metadata, shown};
 use crate::index::Index;
-use crate::kinds::Verbs;
 use crate::request::Form;
 use crate::selector::{Candidate, Selector};
 use crate::status::{ApiError, Result};
@@ -27,35 +26,33 @@ struct Continuation {
 /// One page.
 struct Page {
     revision: Revision,
-    items: Vec<Bytes>,
+    items: Vec<Entry<Index>>,
     next: Option<String>,
     remaining: Option<usize>,
 }
 
 impl Inner {
     pub(super) fn get(&self, call: &Call<'_>) -> Result<Response<ResponseBody>> {
-        if let Verbs::Fixed(objects) = call.kind.verbs {
-            let found = objects().into_iter().find(|o| o["metadata"]["name"].as_str() == call.name);
-            let bytes: Bytes = found.ok_or_else(|| call.not_found())?.to_string().into();
-            return Ok(json_bytes(StatusCode::OK, self.in_form(call, call.form, &bytes)?));
-        }
         let entry = self.store.get(&call.key()?).ok_or_else(|| call.not_found())?;
         if call.subresource == Some("scale") {
-            return Ok(object(StatusCode::OK, &scale_of(&parse(&entry.value)?)));
+            return Ok(object(StatusCode::OK, &scale_of(call.kind, &parse(&entry.value)?)));
         }
-        Ok(json_bytes(StatusCode::OK, self.in_form(call, call.form, &entry.value)?))
+        Ok(json_bytes(StatusCode::OK, self.in_form(call, call.form, &entry.value, entry.modified)?))
     }
 
     /// One object's stored bytes as the client wants them.
-    pub(super) fn in_form(&self, call: &Call<'_>, form: Form, bytes: &Bytes) -> Result<Bytes> {
+    pub(super) fn in_form(&self, call: &Call<'_>, form: Form, bytes: &Bytes, written: Revision) -> Result<Bytes> {
         Ok(match form {
-            Form::Object => shown(call.kind, bytes.clone()),
+            Form::Object => shown(call.kind, bytes.clone(), written),
             Form::Partial => partial_metadata(&mut parse(bytes)?).to_string().into(),
             Form::Table => {
-                let object = parse(bytes)?;
-                if object["kind"] != call.kind.stored().kind {
+                let mut object = parse(bytes)?;
+                if object["kind"] != call.kind.kind {
                     // A Status, a Scale or a list: tables are of this kind's objects.
                     return Ok(bytes.clone());
+                }
+                if let (Some(conversion), None) = (call.kind.conversion(written), &call.kind.view) {
+                    conversion.apply(&mut object);
                 }
                 let revision = object["metadata"]["resourceVersion"].clone();
                 let rows =
@@ -67,10 +64,7 @@ impl Inner {
 
     pub(super) fn list(&self, call: &Call<'_>) -> Result<Response<ResponseBody>> {
         let selector = Selector::parse(call.query.get("labelSelector"), call.query.get("fieldSelector"), call.kind)?;
-        let page = match call.kind.verbs {
-            Verbs::Fixed(objects) => self.fixed_page(objects(), &selector),
-            _ => self.page(call, &selector)?,
-        };
+        let page = self.page(call, &selector)?;
         let mut metadata = json!({"resourceVersion": page.revision.to_string()});
         if let Some(next) = page.next {
             metadata["continue"] = next.into();
@@ -79,7 +73,7 @@ impl Inner {
             metadata["remainingItemCount"] = remaining.into();
         }
         if call.form == Form::Table {
-            let objects = page.items.iter().map(|item| parse(item)).collect::<Result<_>>()?;
+            let objects = page.items.iter().map(|item| parse(&item.value)).collect::<Result<_>>()?;
             let rows = Rows { objects, include: call.query.get("includeObject"), now: (self.clock)() };
             return Ok(object(StatusCode::OK, &table(call.kind, rows, metadata, true)));
         }
@@ -89,17 +83,14 @@ impl Inner {
         };
         let head = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata}).to_string();
         let mut text =
-            Vec::with_capacity(head.len() + page.items.iter().map(|item| item.len() + 1).sum::<usize>() + 16);
+            Vec::with_capacity(head.len() + page.items.iter().map(|item| item.value.len() + 1).sum::<usize>() + 16);
         text.extend_from_slice(&head.as_bytes()[..head.len() - 1]);
         text.extend_from_slice(b",\"items\":[");
         for (i, item) in page.items.iter().enumerate() {
             if i > 0 {
                 text.push(b',');
             }
-            match call.form {
-                Form::Object if call.kind.view.is_none() => text.extend_from_slice(item),
-                form => text.extend_from_slice(&self.in_form(call, form, item)?),
-            }
+            text.extend_from_slice(&self.in_form(call, call.form, &item.value, item.modified)?);
         }
         text.extend_from_slice(b"]}");
         Ok(json_bytes(StatusCode::OK, text))
@@ -114,7 +105,7 @@ impl Inner {
         if let (Some(name), true) = (selector.name(), call.namespace.is_some() || !call.kind.namespaced) {
             let revision = self.store.revision();
             let entry = self.store.get(&call.kind.key(call.namespace, name));
-            let items = entry.into_iter().filter(|entry| matches(selector, entry)).map(|entry| entry.value).collect();
+            let items = entry.into_iter().filter(|entry| matches(selector, entry)).collect();
             return Ok(Page { revision, items, next: None, remaining: None });
         }
         let mut after = start.as_ref().map(|start| format!("{prefix}{}", start.after));
@@ -127,7 +118,7 @@ impl Inner {
             let last = listing.entries.last().map(|entry| entry.key.clone());
             let found =
                 listing.entries.into_iter().filter(|entry| selector.is_everything() || matches(selector, entry));
-            items.extend(found.map(|entry| entry.value));
+            items.extend(found);
             // All pages carry the first one's revision: whoever watches from there misses nothing.
             let revision = start.as_ref().map_or(revision, |start| start.revision);
             let (true, Some(last)) = (listing.more, last) else {
@@ -141,16 +132,6 @@ impl Inner {
             }
             after = Some(last.to_string());
         }
-    }
-
-    fn fixed_page(&self, objects: Vec<Value>, selector: &Selector) -> Page {
-        let matching = objects.into_iter().filter(|object| {
-            let index = Index::of(&[], object);
-            let key = object["metadata"]["name"].as_str().unwrap_or_default();
-            selector.matches(Candidate { key, index: &index })
-        });
-        let items = matching.map(|object| object.to_string().into()).collect();
-        Page { revision: self.store.revision(), items, next: None, remaining: None }
     }
 
     /// Only the present can be listed: a client that insists on another revision is told.
@@ -180,7 +161,7 @@ impl Inner {
 }
 
 fn matches(selector: &Selector, entry: &Entry<Index>) -> bool {
-    selector.matches(Candidate { key: &entry.key, index: &entry.index })
+    selector.matches(Candidate::of(entry))
 }
 
 impl Continuation {

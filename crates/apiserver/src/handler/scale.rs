@@ -2,10 +2,26 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::kinds::Kind;
 use crate::status::{ApiError, Result};
 
 /// The Scale of an object.
-pub fn scale_of(object: &Value) -> Value {
+pub fn scale_of(kind: &Kind, object: &Value) -> Value {
+    let custom = kind.defined().and_then(|version| version.scale.as_ref());
+    let count = |own: &str, paths: Option<&String>| {
+        object.pointer(paths.map_or(own, String::as_str)).and_then(Value::as_i64).unwrap_or(0)
+    };
+    let selector = match custom {
+        None => selector_text(&object["spec"]["selector"]),
+        Some(paths) => {
+            let selector = paths.selector.as_ref().and_then(|path| object.pointer(path)?.as_str());
+            selector.unwrap_or_default().to_owned()
+        }
+    };
+    let mut status = json!({"replicas": count("/status/replicas", custom.map(|paths| &paths.status))});
+    if !selector.is_empty() {
+        status["selector"] = selector.into();
+    }
     let metadata = &object["metadata"];
     let kept = ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"];
     let metadata: Map<_, _> =
@@ -14,23 +30,34 @@ pub fn scale_of(object: &Value) -> Value {
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
         "metadata": metadata,
-        "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
-        "status": {
-            "replicas": object["status"]["replicas"].as_i64().unwrap_or(0),
-            "selector": selector_text(&object["spec"]["selector"]),
-        },
+        "spec": {"replicas": count("/spec/replicas", custom.map(|paths| &paths.spec))},
+        "status": status,
     })
 }
 
 /// The object as a written Scale wants it.
-pub fn scaled(object: &Value, scale: &Value) -> Result<Value> {
+pub fn scaled(kind: &Kind, object: &Value, scale: &Value) -> Result<Value> {
     if scale["kind"] != "Scale" && !scale["kind"].is_null() {
         return Err(ApiError::BadRequest(format!("cannot scale with a {}", scale["kind"])));
     }
     let mut scaled = object.clone();
     let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
-    scaled["spec"]["replicas"] = replicas.into();
+    match kind.defined().and_then(|version| version.scale.as_ref()) {
+        None => scaled["spec"]["replicas"] = replicas.into(),
+        Some(paths) => set(&mut scaled, &paths.spec, replicas.into()),
+    }
     Ok(scaled)
+}
+
+/// Sets what a pointer leads to, and what it lies in.
+fn set(object: &mut Value, pointer: &str, value: Value) {
+    let place = pointer.split('/').skip(1).fold(object, |place, name| {
+        if !place.is_object() {
+            *place = json!({});
+        }
+        &mut place[name.replace("~1", "/").replace("~0", "~")]
+    });
+    *place = value;
 }
 
 fn selector_text(selector: &Value) -> String {

@@ -14,7 +14,7 @@ use super::{Answer, Call, decode, metadata, not_allowed};
 use crate::Inner;
 use crate::fieldset::{Applied, Managed, Operation, apply_ownership, before_first_apply, fields_of};
 use crate::index::Index;
-use crate::kinds::{EVENT_PREFIX, Kind};
+use crate::kinds::{Deletion, EVENT_PREFIX, Kind};
 use crate::patch::{Format, Patch, applied_config, merge_applied, remove_given_up};
 use crate::request::content_type;
 use crate::status::{ApiError, Result};
@@ -48,12 +48,11 @@ impl Inner {
         }
         let decoded = decode::body(call, body)?;
         let mut object = decoded.object;
-        if let Some(view) = &call.kind.view {
-            (view.write)(&mut object);
-        }
+        call.kind.to_stored(&mut object);
         let manager = call.manager();
         let writing = self.writing(call, &manager);
         self.check_namespace(call, &object)?;
+        self.check_definition(call.kind)?;
         for _ in 0..NAMES {
             let admitted = admit::create(&writing, object.clone(), None)?;
             match self.insert(call, admitted) {
@@ -73,10 +72,9 @@ impl Inner {
     pub(super) fn replace(&self, call: &Call<'_>, body: &[u8]) -> Result<Answer> {
         let decoded = decode::body(call, body)?;
         let mut object = decoded.object;
-        if let Some(view) = &call.kind.view {
-            (view.write)(&mut object);
-        }
-        if call.kind.is_custom() && object["metadata"]["resourceVersion"].as_str().is_none_or(str::is_empty) {
+        call.kind.to_stored(&mut object);
+        let needs_revision = call.kind.is_custom() && call.subresource != Some("scale");
+        if needs_revision && object["metadata"]["resourceVersion"].as_str().is_none_or(str::is_empty) {
             let error =
                 crate::status::FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
             let name = call.name.unwrap_or_default().to_owned();
@@ -156,6 +154,7 @@ impl Inner {
         let mut config = part_of_config(call, config)?;
         metadata::identify(&mut config, call.kind, call.namespace, call.name)?;
         self.check_namespace(call, &config)?;
+        self.check_definition(call.kind)?;
         let nothing = json!({"metadata": {}});
         let objects = Applied { live: &nothing, config: &config, new: &config };
         let author = writing.author(Operation::Apply);
@@ -198,6 +197,14 @@ impl Inner {
     }
 
     pub(super) fn put(&self, kind: &Kind, key: &str, object: &Value, expect: Expect) -> Result<Committed> {
+        let committed = self.store_object(kind, key, object, expect)?;
+        if kind.deletion == Deletion::Definition {
+            self.settle_definitions()?;
+        }
+        Ok(committed)
+    }
+
+    pub(super) fn store_object(&self, kind: &Kind, key: &str, object: &Value, expect: Expect) -> Result<Committed> {
         let encoded = Encoded::new(object);
         let row = kind.stored();
         let index = Index::of(row.fields, object);
@@ -215,13 +222,16 @@ impl Inner {
             Ok::<_, ApiError>(Write::Delete { last: encoded.at(revision) })
         })?;
         let value = change.previous.map(|entry| entry.value).unwrap_or_default();
+        if kind.deletion == Deletion::Definition {
+            self.settle_definitions()?;
+        }
         Ok(Committed { value, revision: change.revision })
     }
 
     /// The answer's body: the object, or its scale when that was written.
     pub(super) fn shown_part(&self, call: &Call<'_>, value: &bytes::Bytes) -> Result<bytes::Bytes> {
         match call.subresource {
-            Some("scale") => Ok(scale_of(&parse(value)?).to_string().into()),
+            Some("scale") => Ok(scale_of(call.kind, &parse(value)?).to_string().into()),
             _ => Ok(value.clone()),
         }
     }
@@ -231,7 +241,8 @@ impl Inner {
         let Some(namespace) = call.namespace else {
             return if call.kind.namespaced { Err(not_allowed()) } else { Ok(()) };
         };
-        let row = self.kinds.find("", "v1", "namespaces").ok_or(ApiError::NoSuchPath)?;
+        let kinds = self.kinds.load();
+        let row = kinds.find("", "v1", "namespaces").ok_or(ApiError::NoSuchPath)?;
         let Some(entry) = self.store.get(&row.key(None, namespace)) else {
             return Err(ApiError::NotFound { resource: row.resource(), name: namespace.to_owned() });
         };
@@ -243,7 +254,7 @@ impl Inner {
             resource: call.kind.resource(),
             name: object["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
             why,
-            cause: Some(("NamespaceTerminating", format!("namespace {namespace} is being terminated"))),
+            cause: Some(Box::new(("NamespaceTerminating", format!("namespace {namespace} is being terminated")))),
         })
     }
 
@@ -254,7 +265,8 @@ impl Inner {
             events.push_back(key);
             if events.len() > self.max_events { events.pop_front() } else { None }
         };
-        let Some((key, kind)) = dropped.zip(self.kinds.find("", "v1", "events")) else { return };
+        let kinds = self.kinds.load();
+        let Some((key, kind)) = dropped.zip(kinds.find("", "v1", "events")) else { return };
         // Already gone, or changed this very moment: then it is young again and the next one goes.
         let Some(entry) = self.store.get(&key) else { return };
         if let Ok(object) = parse(&entry.value) {
@@ -264,7 +276,8 @@ impl Inner {
 
     /// Makes what is missing of [`LASTING`].
     pub fn make_namespaces(&self) -> Result<()> {
-        let kind = self.kinds.find("", "v1", "namespaces").ok_or(ApiError::NoSuchPath)?;
+        let kinds = self.kinds.load();
+        let kind = kinds.find("", "v1", "namespaces").ok_or(ApiError::NoSuchPath)?;
         for name in LASTING {
             let key = kind.key(None, name);
             if self.store.get(&key).is_some() {
@@ -293,25 +306,23 @@ fn plan(
         Intent::Replace(object) => match writing.part {
             Part::Scale => {
                 stale_scale(call, old, object)?;
-                admit::update(writing, live, scaled(old, object)?, None)
+                admit::update(writing, live, scaled(call.kind, old, object)?, None)
             }
             _ => admit::update(writing, live, object.clone(), None),
         },
         Intent::Patch(patch) if writing.part == Part::Scale => {
-            let scale = patch.apply(&scale_of(old), schema)?;
+            let scale = patch.apply(&scale_of(call.kind, old), schema)?;
             stale_scale(call, old, &scale)?;
-            admit::update(writing, live, scaled(old, &scale)?, None)
+            admit::update(writing, live, scaled(call.kind, old, &scale)?, None)
         }
         Intent::Patch(patch) => {
             let mut seen = if patch.is_json() { live.whole() } else { old.clone() };
-            if let Some(view) = &call.kind.view {
-                (view.read)(&mut seen);
+            if let Some(conversion) = call.kind.conversion(live.written()) {
+                conversion.apply(&mut seen);
             }
             let mut new = patch.apply(&seen, schema)?;
             *warnings = decode::screen_patched(call, &seen, &new)?;
-            if let Some(view) = &call.kind.view {
-                (view.write)(&mut new);
-            }
+            call.kind.to_stored(&mut new);
             admit::update(writing, live, new, None)
         }
         Intent::Apply { config, force } => plan_apply(call, writing, config, *force, live),
@@ -346,10 +357,8 @@ fn plan_apply(call: &Call<'_>, writing: &Writing<'_>, config: &Value, force: boo
 /// An applied configuration reduced to the part that it may write.
 fn part_of_config(call: &Call<'_>, config: &Value) -> Result<Value> {
     let mut config = applied_config(config);
-    if let Some(view) = &call.kind.view {
-        (view.write)(&mut config);
-    }
-    crate::schema::drop_nulls(&mut config);
+    call.kind.to_stored(&mut config);
+    admit::normalize(call.kind, &mut config);
     let Some(object) = config.as_object_mut() else { return Ok(config) };
     match Part::of(call.subresource) {
         Part::Status => {

@@ -5,10 +5,12 @@
 mod apps;
 mod core;
 mod custom;
-mod definitions;
+pub mod definitions;
 mod events;
+mod names;
 mod pods;
 mod reviews;
+mod version;
 mod workload;
 
 use std::collections::HashMap;
@@ -16,17 +18,20 @@ use std::sync::{Arc, OnceLock};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::Value;
-use store::Durability;
+use store::{Durability, Revision};
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::User;
 use crate::schema::{self, Schema};
 use crate::status::{FieldError, Resource};
 use crate::table::Columns;
+pub use version::{Conversion, Version};
 
 /// Where Events are kept.
 pub const EVENT_PREFIX: &str = "core/events/";
 
 /// One kind. Function members are pure.
+#[derive(Clone)]
 pub struct Strategy {
     pub group: &'static str,
     pub version: &'static str,
@@ -61,10 +66,9 @@ pub struct Strategy {
 }
 
 /// What clients may do.
+#[derive(Clone, Copy)]
 pub enum Verbs {
     All,
-    /// Objects that the program makes up; nothing is stored.
-    Fixed(fn() -> Vec<Value>),
     /// A question: POST answers, nothing is stored.
     Ask(fn(&mut Value, &User)),
 }
@@ -86,18 +90,24 @@ pub enum Deletion {
     Graceful,
     /// Also held by `spec.finalizers`, which only `/finalize` writes.
     Namespace,
+    /// Also held by a finalizer of its own while objects of the kind that it defines are there.
+    Definition,
 }
 
 /// Where a kind's schema comes from.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub enum Shape {
     /// A definition of Kubernetes' own documents; its values are checked for type only, as typed decoding would.
     Builtin(&'static str),
-    /// A CustomResourceDefinition: a structural schema, enforced and defaulted.
+    /// A CustomResourceDefinition of our own: a structural schema, enforced and defaulted. Its rules in CEL are for other
+    /// servers; here `validate` says the same.
     Custom(fn() -> CustomResourceDefinition),
+    /// What a client's CustomResourceDefinition says.
+    Defined(Arc<Version>),
 }
 
 /// Objects of this row are stored as those of another and translated on the way in and out.
+#[derive(Clone, Copy)]
 pub struct View {
     pub of: &'static Strategy,
     pub read: fn(&mut Value),
@@ -106,14 +116,22 @@ pub struct View {
 
 /// A row with its schema, which is compiled when it is first needed.
 pub struct Kind {
-    pub strategy: &'static Strategy,
+    strategy: Strategy,
+    defined: OnceLock<Arc<Version>>,
     schema: OnceLock<Arc<Schema>>,
+    rules: OnceLock<Option<schema::Rules>>,
+    /// Objects that were written before this may lack defaults that the schema has by now.
+    since: Revision,
+    /// Ends the watches of a row that is no more.
+    pub replaced: CancellationToken,
 }
 
-/// All rows, by path.
+/// All rows, by path. A snapshot: a definition that comes or goes makes another one.
 pub struct Kinds {
-    rows: Vec<Kind>,
-    by_path: HashMap<(&'static str, &'static str, &'static str), usize>,
+    rows: Vec<Arc<Kind>>,
+    by_path: HashMap<(&'static str, &'static str, &'static str), Arc<Kind>>,
+    /// Which state of its definitions a group shows.
+    stamps: HashMap<&'static str, Revision>,
 }
 
 static ROWS: &[&Strategy] = &[
@@ -195,7 +213,7 @@ impl Strategy {
     }
 
     pub fn is_custom(&self) -> bool {
-        matches!(self.shape, Shape::Custom(_))
+        !matches!(self.shape, Shape::Builtin(_))
     }
 
     /// The subresources that discovery shows, with the kind each of them speaks.
@@ -220,22 +238,79 @@ impl Strategy {
     pub fn verb_names(&self) -> &'static [&'static str] {
         match self.verbs {
             Verbs::All => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-            Verbs::Fixed(_) => &["get", "list", "watch"],
             Verbs::Ask(_) => &["create"],
         }
     }
 }
 
 impl Kind {
+    fn new(strategy: Strategy, since: Revision) -> Self {
+        let (defined, schema, rules) = Default::default();
+        Self { strategy, defined, schema, rules, since, replaced: CancellationToken::new() }
+    }
+
     pub fn resource(&self) -> Resource {
-        Resource(self.strategy)
+        Resource { group: self.group, kind: self.kind, plural: self.plural }
     }
 
     pub fn schema(&self) -> &Arc<Schema> {
-        self.schema.get_or_init(|| match self.strategy.shape {
+        self.schema.get_or_init(|| match &self.strategy.shape {
             Shape::Builtin(name) => schema::builtin(name),
-            Shape::Custom(definition) => schema::custom(&definition()),
+            _ => schema::custom(self.defined().map_or(&Value::Null, |version| &version.schema)),
         })
+    }
+
+    /// The rules in CEL of a client's own kind.
+    pub fn rules(&self) -> Option<&schema::Rules> {
+        let Shape::Defined(version) = &self.strategy.shape else { return None };
+        self.rules.get_or_init(|| schema::Rules::of(&version.schema, self)).as_ref()
+    }
+
+    /// What its definition says; Kubernetes' own kinds have none.
+    pub fn defined(&self) -> Option<&Version> {
+        match &self.strategy.shape {
+            Shape::Builtin(_) => None,
+            Shape::Defined(version) => Some(version),
+            Shape::Custom(definition) => {
+                Some(self.defined.get_or_init(|| Arc::new(Version::of_type(&definition()))).as_ref())
+            }
+        }
+    }
+
+    /// How the stored bytes of an object that was written at that revision become what this row shows; `None`: they
+    /// are that already.
+    pub fn conversion(&self, written: Revision) -> Option<Conversion<'_>> {
+        if let Some(view) = &self.view {
+            return Some(Conversion::View(view.read));
+        }
+        let version = self.defined()?;
+        let old = written < self.since && self.schema().has_defaults;
+        (old || version.several).then(|| Conversion::Version { api_version: self.api_version(), schema: self.schema() })
+    }
+
+    /// An object as this row writes it, as it is stored.
+    pub fn to_stored(&self, object: &mut Value) {
+        if let Some(view) = &self.view {
+            (view.write)(object);
+        } else if let Some(version) = self.defined().filter(|version| version.several)
+            && let Some(object) = object.as_object_mut()
+            && object.get("apiVersion").is_some_and(|given| *given == self.api_version())
+        {
+            object.insert("apiVersion".into(), format!("{}/{}", self.group, version.storage).into());
+        }
+    }
+
+    /// The `apiVersion` that owners of fields are noted with.
+    pub fn owners_api_version(&self) -> String {
+        self.stored().api_version()
+    }
+
+    /// The stored objects' `apiVersion`.
+    pub fn stored_api_version(&self) -> String {
+        match self.defined().filter(|version| version.several) {
+            Some(version) => format!("{}/{}", self.group, version.storage),
+            None => self.stored().api_version(),
+        }
     }
 }
 
@@ -243,34 +318,48 @@ impl std::ops::Deref for Kind {
     type Target = Strategy;
 
     fn deref(&self) -> &Strategy {
-        self.strategy
+        &self.strategy
     }
 }
 
 impl Kinds {
+    /// What is built in, and nothing else.
     pub fn new() -> Self {
-        let rows = ROWS.iter().map(|strategy| Kind { strategy, schema: OnceLock::new() }).collect();
-        let by_path = ROWS.iter().enumerate().map(|(i, s)| ((s.group, s.version, s.plural), i)).collect();
-        Self { rows, by_path }
+        Self::of(ROWS.iter().map(|row| Arc::new(Kind::new((*row).clone(), 0))).collect(), HashMap::new())
     }
 
-    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Kind> {
-        self.by_path.get(&(group, version, plural)).map(|i| &self.rows[*i])
+    fn of(rows: Vec<Arc<Kind>>, stamps: HashMap<&'static str, Revision>) -> Self {
+        let by_path = rows.iter().map(|row| ((row.group, row.version, row.plural), row.clone())).collect();
+        Self { rows, by_path, stamps }
     }
 
-    /// Every group with its version, in the table's order.
-    pub fn groups(&self) -> Vec<(&'static str, &'static str)> {
-        let mut groups = vec![];
+    pub fn find<'a>(&'a self, group: &'a str, version: &'a str, plural: &'a str) -> Option<&'a Arc<Kind>> {
+        self.by_path.get(&(group, version, plural))
+    }
+
+    /// Every group with its versions, in the table's order.
+    pub fn groups(&self) -> Vec<(&'static str, Vec<&'static str>)> {
+        let mut groups: Vec<(&'static str, Vec<&'static str>)> = vec![];
         for row in &self.rows {
-            if !groups.contains(&(row.group, row.version)) {
-                groups.push((row.group, row.version));
+            match groups.iter_mut().find(|(group, _)| *group == row.group) {
+                Some((_, versions)) if versions.contains(&row.version) => {}
+                Some((_, versions)) => versions.push(row.version),
+                None => groups.push((row.group, vec![row.version])),
             }
+        }
+        for (_, versions) in &mut groups {
+            versions.sort_by_key(|version| version::priority(version));
         }
         groups
     }
 
-    pub fn of_group(&self, group: &str, version: &str) -> impl Iterator<Item = &Kind> {
+    pub fn of_group(&self, group: &str, version: &str) -> impl Iterator<Item = &Arc<Kind>> {
         self.rows.iter().filter(move |row| row.group == group && row.version == version)
+    }
+
+    /// Changes whenever what the group shows may have changed.
+    pub fn stamp(&self, group: &str) -> Revision {
+        self.stamps.get(group).copied().unwrap_or(0)
     }
 }
 

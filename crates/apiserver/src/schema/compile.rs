@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Map, Value};
 
-use super::{Form, ListType, Rules, Schema, Strategic};
+use super::{Bound, Demands, Form, ListType, Schema, Strategic, format};
 
 const REFERENCE: &str = "#/components/schemas/";
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
@@ -39,16 +38,25 @@ pub fn builtin(name: &str) -> Arc<Schema> {
     BUILTIN.lock().unwrap_or_else(PoisonError::into_inner).definition(name)
 }
 
-/// The schema of a kind that has a definition.
-pub fn custom(definition: &CustomResourceDefinition) -> Arc<Schema> {
-    let schema = definition.spec.versions.first().and_then(|v| v.schema.as_ref()?.open_api_v3_schema.as_ref());
-    let schema = serde_json::to_value(schema).unwrap_or_default();
-    let mut root = compile(&schema, true, &mut |_| Arc::default());
-    let text = || Arc::new(Schema { form: Form::String, ..Schema::default() });
-    root.properties.insert("apiVersion".into(), text());
-    root.properties.insert("kind".into(), text());
-    root.properties.insert("metadata".into(), builtin(OBJECT_META));
+/// The schema of a kind that has a definition, from its `openAPIV3Schema`.
+pub fn custom(schema: &Value) -> Arc<Schema> {
+    let mut root = compile(schema, true, &mut |_| Arc::default());
+    root.form = Form::Object;
+    identify(&mut root);
     Arc::new(root)
+}
+
+/// The schema of a value inside such an object.
+pub fn value(schema: &Value) -> Schema {
+    compile(schema, true, &mut |_| Arc::default())
+}
+
+/// Every object of the API has these, whatever its schema says of them.
+fn identify(schema: &mut Schema) {
+    let text = || Arc::new(Schema { form: Form::String, ..Schema::default() });
+    schema.properties.insert("apiVersion".into(), text());
+    schema.properties.insert("kind".into(), text());
+    schema.properties.insert("metadata".into(), builtin(OBJECT_META));
 }
 
 impl Compiler {
@@ -87,8 +95,13 @@ fn compile(source: &Value, structural: bool, resolve: &mut dyn FnMut(&str) -> Ar
     let items = source.get("items").map(&mut node);
     let flag = |name: &str| source[name].as_bool().unwrap_or(false);
     let form = form(source);
+    let embedded = flag("x-kubernetes-embedded-resource");
+    let default = source.get("default").filter(|d| !d.is_null()).cloned();
+    let mut below = properties.values().chain(&additional).chain(&items);
+    let has_defaults = default.is_some() || below.any(|schema: &Arc<Schema>| schema.has_defaults);
+    let demands = structural.then(|| Box::new(demands(source, resolve)));
     let shapeless = form == Form::Object && properties.is_empty() && additional.is_none();
-    Schema {
+    let mut schema = Schema {
         form,
         additional,
         items,
@@ -99,9 +112,15 @@ fn compile(source: &Value, structural: bool, resolve: &mut dyn FnMut(&str) -> Ar
             || (shapeless && !structural),
         properties,
         strategic: strategic(source),
-        default: source.get("default").filter(|d| !d.is_null()).cloned(),
-        rules: structural.then(|| Box::new(rules(source))),
+        default,
+        has_defaults,
+        nullable: flag("nullable"),
+        demands,
+    };
+    if embedded {
+        identify(&mut schema);
     }
+    schema
 }
 
 /// A reference with what its use says: how it merges, and its default.
@@ -115,8 +134,10 @@ fn over(target: &Schema, own: Schema) -> Schema {
         atomic_map: target.atomic_map || own.atomic_map,
         preserve_unknown: target.preserve_unknown,
         strategic: own.strategic,
+        has_defaults: target.has_defaults || own.default.is_some(),
         default: own.default,
-        rules: None,
+        nullable: false,
+        demands: None,
     }
 }
 
@@ -159,20 +180,33 @@ fn strategic(source: &Value) -> Strategic {
     Strategic { merge: has("merge"), merge_key: source["x-kubernetes-patch-merge-key"].as_str().map(Into::into) }
 }
 
-fn rules(source: &Value) -> Rules {
+fn demands(source: &Value, resolve: &mut dyn FnMut(&str) -> Arc<Schema>) -> Demands {
     let list = |name: &str| source[name].as_array().cloned().unwrap_or_default();
     let size = |name: &str| source[name].as_u64().map(|n| n as usize);
-    Rules {
+    let bound = |name: &str, exclusive: &str| {
+        let exclusive = source[exclusive] == true;
+        source[name].as_f64().map(|number| Bound { number, exclusive })
+    };
+    let mut each = |schema: &Value| Arc::new(compile(schema, true, resolve));
+    let mut branches = |name: &str| source[name].as_array().into_iter().flatten().map(&mut each).collect();
+    Demands {
+        all_of: branches("allOf"),
+        any_of: branches("anyOf"),
+        one_of: branches("oneOf"),
+        not: source.get("not").map(each),
         required: list("required").iter().filter_map(|name| Some(name.as_str()?.into())).collect(),
-        enumeration: list("enum").into_iter().filter(|value| !value.is_null()).collect(),
-        minimum: source["minimum"].as_f64(),
-        maximum: source["maximum"].as_f64(),
+        enumeration: list("enum"),
+        minimum: bound("minimum", "exclusiveMinimum"),
+        maximum: bound("maximum", "exclusiveMaximum"),
+        multiple_of: source["multipleOf"].as_f64(),
         min_length: size("minLength"),
         max_length: size("maxLength"),
         min_items: size("minItems"),
         max_items: size("maxItems"),
-        // Our own types' patterns compile: a test walks every schema. A pattern that did not would be no rule.
-        pattern: source["pattern"].as_str().and_then(|pattern| regex::Regex::new(pattern).ok()),
+        min_properties: size("minProperties"),
+        max_properties: size("maxProperties"),
+        // A definition with a pattern that does not compile is not accepted.
+        pattern: source["pattern"].as_str().and_then(|text| Some((text.into(), format::pattern(text).ok()?))),
         format: source["format"].as_str().map(Into::into),
     }
 }

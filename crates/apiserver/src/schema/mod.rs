@@ -4,7 +4,11 @@
 //! `data/extract.py`) and the CustomResourceDefinitions that our types derive.
 
 mod compile;
+mod cost;
 mod defaults;
+mod format;
+mod prune;
+mod rules;
 mod strict;
 mod validate;
 
@@ -13,8 +17,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-pub use compile::{builtin, builtin_definitions, custom};
+pub use compile::{builtin, builtin_definitions, custom, value};
 pub use defaults::{apply_defaults, drop_nulls};
+pub use format::pattern;
+pub use prune::prune;
+pub use rules::{Rules, check as check_rules};
 pub use strict::{duplicate_fields, unknown_fields};
 pub use validate::validate;
 
@@ -32,7 +39,11 @@ pub struct Schema {
     pub preserve_unknown: bool,
     pub strategic: Strategic,
     pub default: Option<Value>,
-    pub rules: Option<Box<Rules>>,
+    /// Whether there is a default here or below.
+    pub has_defaults: bool,
+    /// Null is a value here, and kept.
+    pub nullable: bool,
+    pub demands: Option<Box<Demands>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,17 +79,32 @@ pub struct Strategic {
 
 /// The demands of a structural schema. Kubernetes' own kinds have none: typed decoding checks only types.
 #[derive(Debug, Default)]
-pub struct Rules {
+pub struct Demands {
     pub required: Vec<Box<str>>,
     pub enumeration: Vec<Value>,
-    pub minimum: Option<f64>,
-    pub maximum: Option<f64>,
+    pub minimum: Option<Bound>,
+    pub maximum: Option<Bound>,
+    pub multiple_of: Option<f64>,
     pub min_length: Option<usize>,
     pub max_length: Option<usize>,
     pub min_items: Option<usize>,
     pub max_items: Option<usize>,
-    pub pattern: Option<regex::Regex>,
+    pub min_properties: Option<usize>,
+    pub max_properties: Option<usize>,
+    /// As it was written, and compiled.
+    pub pattern: Option<(Box<str>, regex::Regex)>,
     pub format: Option<Box<str>>,
+    pub all_of: Vec<Arc<Schema>>,
+    pub any_of: Vec<Arc<Schema>>,
+    pub one_of: Vec<Arc<Schema>>,
+    pub not: Option<Arc<Schema>>,
+}
+
+/// The end of a range of numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    pub number: f64,
+    pub exclusive: bool,
 }
 
 impl Schema {
@@ -91,4 +117,13 @@ impl Schema {
     pub fn names(&self, name: &str) -> bool {
         self.properties.contains_key(name)
     }
+}
+
+/// The value at a path as errors write it, such as `spec.list[2].name`.
+pub fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
+    let parts = path.split(['.', '[']).filter(|part| !part.is_empty());
+    parts.map(|part| part.trim_end_matches(']')).try_fold(value, |value, part| match value {
+        Value::Array(items) => items.get(part.parse::<usize>().ok()?),
+        value => value.get(part),
+    })
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Form, ListType, Rules, Schema};
+use super::{Demands, Form, ListType, Schema, format};
 use crate::status::{Fault, FieldError};
 
 /// More errors than this help nobody.
@@ -17,7 +17,10 @@ pub fn validate(value: &Value, schema: &Schema) -> Vec<FieldError> {
 }
 
 fn check(value: &Value, schema: &Schema, path: &mut String, errors: &mut Vec<FieldError>) {
-    if value.is_null() || errors.len() >= MOST_ERRORS {
+    if errors.len() >= MOST_ERRORS {
+        return;
+    }
+    if value.is_null() && (schema.nullable || schema.demands.is_none() || schema.form == Form::Any) {
         return;
     }
     if let Some(wanted) = mismatch(value, schema.form) {
@@ -26,8 +29,9 @@ fn check(value: &Value, schema: &Schema, path: &mut String, errors: &mut Vec<Fie
         errors.push(FieldError { field: path.clone(), fault: Fault::TypeInvalid { value, detail } });
         return;
     }
-    if let Some(rules) = &schema.rules {
-        demand(value, rules, path, errors);
+    if let Some(demands) = &schema.demands {
+        demand(value, demands, path, errors);
+        branches(value, demands, path, errors);
     }
     let length = path.len();
     match value {
@@ -54,6 +58,35 @@ fn check(value: &Value, schema: &Schema, path: &mut String, errors: &mut Vec<Fie
         }
         _ => {}
     }
+}
+
+/// `allOf`, `anyOf`, `oneOf` and `not`. What they say is about the value as a whole, so that upstream names no field.
+fn branches(value: &Value, demands: &Demands, path: &mut String, errors: &mut Vec<FieldError>) {
+    const NO_FIELD: &str = "<nil>";
+    let mut fits = |schema: &Schema| {
+        let mut found = vec![];
+        check(value, schema, path, &mut found);
+        found.is_empty()
+    };
+    let mut faults = vec![];
+    if !demands.all_of.is_empty() && !demands.all_of.iter().all(|schema| fits(schema)) {
+        faults.push("must validate all the schemas (allOf)".to_owned());
+    }
+    if !demands.any_of.is_empty() && !demands.any_of.iter().any(|schema| fits(schema)) {
+        faults.push("must validate at least one schema (anyOf)".to_owned());
+    }
+    if !demands.one_of.is_empty() {
+        let found = match demands.one_of.iter().filter(|schema| fits(schema)).count() {
+            1 => None,
+            0 => Some("Found none valid".to_owned()),
+            many => Some(format!("Found {many} valid alternatives")),
+        };
+        faults.extend(found.map(|found| format!("must validate one and only one schema (oneOf). {found}")));
+    }
+    if demands.not.as_ref().is_some_and(|schema| fits(schema)) {
+        faults.push("must not validate the schema (not)".to_owned());
+    }
+    errors.extend(faults.into_iter().map(|fault| FieldError::invalid(NO_FIELD, "", format!("{path:?} {fault}"))));
 }
 
 fn mismatch(value: &Value, form: Form) -> Option<&'static str> {
@@ -87,53 +120,88 @@ fn type_name(value: &Value) -> &'static str {
     }
 }
 
-fn demand(value: &Value, rules: &Rules, path: &str, errors: &mut Vec<FieldError>) {
-    let mut invalid = |detail: String| errors.push(FieldError::invalid(path, value.clone(), detail));
-    if let Some(number) = value.as_f64() {
-        if let Some(least) = rules.minimum.filter(|least| number < *least) {
-            invalid(format!("{path} in body should be greater than or equal to {least}"));
+fn demand(value: &Value, demands: &Demands, path: &str, errors: &mut Vec<FieldError>) {
+    match value {
+        Value::Number(_) => demand_number(value, demands, path, errors),
+        Value::String(text) => demand_text(text, demands, path, errors),
+        Value::Array(items) => {
+            if let Some(least) = demands.min_items.filter(|least| items.len() < *least) {
+                let detail = format!("{path} in body should have at least {least} items");
+                errors.push(FieldError::invalid(path, value.clone(), detail));
+            }
+            if let Some(most) = demands.max_items.filter(|most| items.len() > *most) {
+                errors.push(FieldError { field: path.into(), fault: Fault::TooMany { is: items.len(), most } });
+            }
         }
-        if let Some(most) = rules.maximum.filter(|most| number > *most) {
-            invalid(format!("{path} in body should be less than or equal to {most}"));
+        Value::Object(object) => {
+            if let Some(least) = demands.min_properties.filter(|least| object.len() < *least) {
+                let detail = format!("{path} in body should have at least {least} properties");
+                errors.push(FieldError::invalid(path, value.clone(), detail));
+            }
+            if let Some(most) = demands.max_properties.filter(|most| object.len() > *most) {
+                errors.push(FieldError { field: path.into(), fault: Fault::TooMany { is: object.len(), most } });
+            }
+            for name in demands.required.iter().filter(|name| !object.contains_key(&***name)) {
+                let field = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
+                errors.push(FieldError::required(field, ""));
+            }
         }
-        if rules.format.as_deref() == Some("int32") && value.as_i64().is_some_and(|n| i32::try_from(n).is_err()) {
-            invalid(format!("{path} in body must be of type int32: {value}"));
-        }
+        Value::Null | Value::Bool(_) => {}
     }
-    if let Some(text) = value.as_str() {
-        let length = text.chars().count();
-        if let Some(least) = rules.min_length.filter(|least| length < *least) {
-            invalid(format!("{path} in body should be at least {least} chars long"));
-        }
-        if let Some(most) = rules.max_length.filter(|most| length > *most) {
-            invalid(format!("{path} in body should be at most {most} chars long"));
-        }
-        if let Some(pattern) = rules.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
-            invalid(format!("{path} in body should match '{pattern}'"));
-        }
-        if rules.format.as_deref() == Some("date-time") && text.parse::<jiff::Timestamp>().is_err() {
-            invalid(format!("{path} in body must be of type date-time: {text:?}"));
-        }
-    }
-    if let Some(items) = value.as_array() {
-        if let Some(least) = rules.min_items.filter(|least| items.len() < *least) {
-            invalid(format!("{path} in body should have at least {least} items"));
-        }
-        if let Some(most) = rules.max_items.filter(|most| items.len() > *most) {
-            invalid(format!("{path} in body should have at most {most} items"));
-        }
-    }
-    if !rules.enumeration.is_empty() && !rules.enumeration.contains(value) {
+    if !demands.enumeration.is_empty() && !demands.enumeration.contains(value) {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let supported = rules.enumeration.iter().map(text).collect();
+        let supported = demands.enumeration.iter().filter(|value| !value.is_null()).map(text).collect();
         let fault = Fault::NotSupported { value: value.clone(), supported };
         errors.push(FieldError { field: path.to_owned(), fault });
     }
-    if let Some(object) = value.as_object() {
-        for name in rules.required.iter().filter(|name| object.get(&***name).is_none_or(Value::is_null)) {
-            let field = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
-            errors.push(FieldError::required(field, ""));
+}
+
+fn demand_number(value: &Value, demands: &Demands, path: &str, errors: &mut Vec<FieldError>) {
+    let Some(number) = value.as_f64() else { return };
+    let mut invalid = |detail: String| errors.push(FieldError::invalid(path, value.clone(), detail));
+    if let Some(least) = demands.minimum {
+        match (number < least.number, number == least.number && least.exclusive) {
+            (true, _) if !least.exclusive => {
+                invalid(format!("{path} in body should be greater than or equal to {}", least.number));
+            }
+            (true, _) | (_, true) => invalid(format!("{path} in body should be greater than {}", least.number)),
+            _ => {}
         }
+    }
+    if let Some(most) = demands.maximum {
+        match (number > most.number, number == most.number && most.exclusive) {
+            (true, _) if !most.exclusive => {
+                invalid(format!("{path} in body should be less than or equal to {}", most.number));
+            }
+            (true, _) | (_, true) => invalid(format!("{path} in body should be less than {}", most.number)),
+            _ => {}
+        }
+    }
+    if let Some(factor) = demands.multiple_of.filter(|factor| *factor > 0.0) {
+        let times = number / factor;
+        if (times - times.round()).abs() > f64::EPSILON * times.abs().max(1.0) {
+            invalid(format!("{path} in body should be a multiple of {factor}"));
+        }
+    }
+    if demands.format.as_deref() == Some("int32") && value.as_i64().is_none_or(|n| i32::try_from(n).is_err()) {
+        invalid(format!("{path} in body must be of type int32: {value}"));
+    }
+}
+
+fn demand_text(text: &str, demands: &Demands, path: &str, errors: &mut Vec<FieldError>) {
+    let length = text.chars().count();
+    if let Some(most) = demands.max_length.filter(|most| length > *most) {
+        errors.push(FieldError { field: path.into(), fault: Fault::TooLong { most } });
+    }
+    let mut invalid = |detail: String| errors.push(FieldError::invalid(path, text, detail));
+    if let Some(least) = demands.min_length.filter(|least| length < *least) {
+        invalid(format!("{path} in body should be at least {least} chars long"));
+    }
+    if let Some(pattern) = demands.pattern.as_ref().filter(|(_, regex)| !regex.is_match(text)) {
+        invalid(format!("{path} in body should match '{}'", pattern.0));
+    }
+    if let Some(format) = demands.format.as_deref().filter(|format| !format::is_of(format, text)) {
+        invalid(format!("{path} in body must be of type {format}: {text:?}"));
     }
 }
 
@@ -143,7 +211,7 @@ fn unique(items: &[Value], schema: &Schema, path: &str, errors: &mut Vec<FieldEr
         return;
     }
     // Typed decoding does not refuse duplicates in Kubernetes' own kinds; their rules do where it matters.
-    if schema.rules.is_none() {
+    if schema.demands.is_none() {
         return;
     }
     let mut seen = std::collections::HashSet::new();
@@ -171,7 +239,8 @@ mod tests {
 
     #[test]
     fn function() {
-        let schema = crate::schema::custom(&api::function::Function::crd());
+        let definition = crate::kinds::Version::of_type(&api::function::Function::crd());
+        let schema = crate::schema::custom(&definition.schema);
         for (spec, want) in [
             (json!({"source": {"inline": {"files": {"a.py": ""}}}}), vec![]),
             (json!({}), vec!["spec.source: Required value"]),

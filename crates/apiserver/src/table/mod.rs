@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::handler::partial_metadata;
-use crate::kinds::{Shape, Strategy};
+use crate::kinds::Kind;
 pub use path::Path;
 
 /// What a kind's columns are.
+#[derive(Clone)]
 pub enum Columns {
     NameAndAge,
     Printed(&'static Printer),
@@ -42,12 +43,14 @@ pub struct Rows<'a> {
 struct Printed {
     name: String,
     form: String,
+    format: String,
+    description: String,
     priority: i64,
     path: Path,
 }
 
 /// A Table. `columns`: whether to say what the columns are.
-pub fn table(kind: &Strategy, rows: Rows<'_>, metadata: Value, columns: bool) -> Value {
+pub fn table(kind: &Kind, rows: Rows<'_>, metadata: Value, columns: bool) -> Value {
     let printed = printed(kind);
     let include = rows.include.unwrap_or("Metadata").to_owned();
     let now = rows.now;
@@ -75,19 +78,37 @@ pub fn table(kind: &Strategy, rows: Rows<'_>, metadata: Value, columns: bool) ->
     })
 }
 
-fn printed(kind: &Strategy) -> Vec<Printed> {
-    let (Columns::OfDefinition, Shape::Custom(definition)) = (&kind.columns, kind.shape) else { return vec![] };
-    let definition = definition();
-    let columns = definition.spec.versions.first().and_then(|v| v.additional_printer_columns.clone());
-    let columns = columns.unwrap_or_default().into_iter().filter_map(|column| {
-        let path = Path::parse(&column.json_path)?;
-        let priority = column.priority.unwrap_or(0).into();
-        Some(Printed { name: column.name, form: column.type_, priority, path })
+fn printed(kind: &Kind) -> Vec<Printed> {
+    let (Columns::OfDefinition, Some(version)) = (&kind.columns, kind.defined()) else { return vec![] };
+    let text = |column: &Value, name: &str| column[name].as_str().unwrap_or_default().to_owned();
+    let columns = version.columns.iter().filter_map(|column| {
+        Some(Printed {
+            name: text(column, "name"),
+            form: text(column, "type"),
+            format: text(column, "format"),
+            description: text(column, "description"),
+            priority: column["priority"].as_i64().unwrap_or(0),
+            path: Path::parse(column["jsonPath"].as_str()?)?,
+        })
     });
-    columns.collect()
+    let columns: Vec<Printed> = columns.collect();
+    if !version.columns.is_empty() {
+        return columns;
+    }
+    let age = Path::parse(".metadata.creationTimestamp").into_iter();
+    let [name, form, format, description] = ["Age", "date", "", ""].map(str::to_owned);
+    age.map(|path| Printed {
+        name: name.clone(),
+        form: form.clone(),
+        format: format.clone(),
+        description: description.clone(),
+        priority: 0,
+        path,
+    })
+    .collect()
 }
 
-fn definitions(kind: &Strategy, printed: &[Printed]) -> Value {
+fn definitions(kind: &Kind, printed: &[Printed]) -> Value {
     let column = |name: &str, form: &str, priority: i64| {
         let format = if name == "Name" { "name" } else { "" };
         json!({"name": name, "type": form, "format": format, "description": "", "priority": priority})
@@ -96,12 +117,15 @@ fn definitions(kind: &Strategy, printed: &[Printed]) -> Value {
         Columns::NameAndAge => json!([column("Name", "string", 0), column("Age", "string", 0)]),
         Columns::Printed(printer) => printer.columns.iter().map(|c| column(c.name, c.form, c.wide.into())).collect(),
         Columns::OfDefinition => std::iter::once(column("Name", "string", 0))
-            .chain(printed.iter().map(|c| column(&c.name, &c.form, c.priority)))
+            .chain(printed.iter().map(|c| {
+                json!({"name": c.name, "type": c.form, "format": c.format, "description": c.description,
+                       "priority": c.priority})
+            }))
             .collect(),
     }
 }
 
-fn cells(kind: &Strategy, printed: &[Printed], object: &Value, now: Timestamp) -> Vec<Value> {
+fn cells(kind: &Kind, printed: &[Printed], object: &Value, now: Timestamp) -> Vec<Value> {
     let name = || object["metadata"]["name"].clone();
     match &kind.columns {
         Columns::NameAndAge => vec![name(), builtin::age(object, now)],

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "all of it is test code, what stands outside of test functions too")]
 
 mod client;
+mod definitions;
 mod edges;
 mod harness;
 mod kubectl;
