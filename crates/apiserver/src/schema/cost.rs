@@ -186,18 +186,18 @@ impl<'e> References<'e> {
                 inputs.for_each(|expr| self.collect(expr, scope));
             }
             Expr::Comprehension(c) => {
-                [&c.iter_range, &c.accu_init].map(|e| self.collect(&e.expr, scope));
+                [&c.iter_range, &c.accu_init].into_iter().for_each(|e| self.collect(&e.expr, scope));
                 let outer = scope.len();
                 scope.extend([c.iter_var.as_str(), c.accu_var.as_str()]);
                 scope.extend(c.iter_var2.as_deref());
-                [&c.loop_cond, &c.loop_step, &c.result].map(|e| self.collect(&e.expr, scope));
+                [&c.loop_cond, &c.loop_step, &c.result].into_iter().for_each(|e| self.collect(&e.expr, scope));
                 scope.truncate(outer);
             }
             Expr::List(list) => list.elements.iter().for_each(|e| self.collect(&e.expr, scope)),
             Expr::Map(map) => {
                 for entry in &map.entries {
                     if let EntryExpr::MapEntry(entry) = &entry.expr {
-                        [&entry.key, &entry.value].map(|e| self.collect(&e.expr, scope));
+                        [&entry.key, &entry.value].into_iter().for_each(|e| self.collect(&e.expr, scope));
                     }
                 }
             }
