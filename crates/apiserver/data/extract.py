@@ -5,7 +5,8 @@ usage: extract.py <folder of api/openapi-spec/v3>
 
 The folder comes with the Go module k8s.io/kubernetes:
     go mod download -json k8s.io/kubernetes@v1.34.1    # prints "Dir"
-Descriptions, examples and defaults are left out, except the defaults that list-map keys need.
+Descriptions, examples and defaults are left out, except the defaults that list-map keys need, and the empty ones: they mark
+what is a struct in Go, so that it is there even when nobody wrote it.
 """
 
 import gzip
@@ -42,7 +43,7 @@ def strip(schema):
         if key in DROPPED and not isinstance(value, dict):
             continue
         if key == "default":
-            if isinstance(value, str) and value:
+            if (isinstance(value, str) and value) or value == {}:
                 out[key] = value
         elif key == "properties":
             out[key] = {name: strip(s) for name, s in value.items()}

@@ -142,8 +142,7 @@ pub fn create(writing: &Writing<'_>, mut object: Value, managed: Option<Managed>
     (kind.stored().create)(&mut object);
     check(kind, &object, None)?;
     let managed = managed.unwrap_or_else(|| {
-        let nothing = serde_json::json!({"metadata": {}});
-        update_ownership(&Managed::default(), &writing.author(Operation::Update), &nothing, &object)
+        update_ownership(&Managed::default(), &writing.author(Operation::Update), &nothing(kind), &object)
     });
     store_ownership(&mut object, &managed)?;
     Ok(object)
@@ -291,12 +290,20 @@ pub fn normalize(kind: &Kind, object: &mut Value) {
     }
 }
 
+/// What a new object is compared with, to know who owns what.
+pub fn nothing(kind: &Kind) -> Value {
+    if kind.is_custom() { serde_json::json!({"metadata": {}}) } else { schema::empty(kind.schema()) }
+}
+
 /// Fills in what the user left out.
 fn complete(kind: &Kind, object: &mut Value) {
     if kind.is_custom() {
         schema::apply_defaults(object, kind.schema());
     }
     (kind.stored().default)(object);
+    if !kind.is_custom() && kind.view.is_none() {
+        schema::settle(object, kind.schema());
+    }
 }
 
 fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Result<()> {

@@ -29,6 +29,10 @@ pub fn body(call: &Call<'_>, body: &[u8]) -> Result<Decoded> {
         Shape::Custom(_) | Shape::Defined(_) => None,
     };
     let object = decode(body, media, message)?;
+    if !call.kind.is_custom() && call.subresource != Some("scale") {
+        let misfit = schema::misfit(&object, call.kind.schema(), call.kind.kind);
+        misfit.map_or(Ok(()), |why| Err(unfit(call, &why)))?;
+    }
     let duplicates = match validation(call) {
         FieldValidation::Ignore => vec![],
         _ if media == protobuf::MEDIA => vec![],
@@ -62,15 +66,15 @@ fn report(call: &Call<'_>, unknown: Vec<String>, duplicates: Vec<String>) -> Res
     let duplicate = duplicates.into_iter().map(|f| format!("duplicate field {f:?}"));
     let found: Vec<String> = unknown.chain(duplicate).collect();
     if validation(call) == FieldValidation::Strict && !found.is_empty() {
-        return Err(ApiError::BadRequest(format!(
-            "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
-            call.kind.kind,
-            call.kind.version,
-            call.kind.kind,
-            found.join(", ")
-        )));
+        return Err(unfit(call, &format!("strict decoding error: {}", found.join(", "))));
     }
     Ok(found)
+}
+
+/// The body is no object of the kind.
+fn unfit(call: &Call<'_>, why: &str) -> ApiError {
+    let (kind, version) = (call.kind.kind, call.kind.version);
+    ApiError::BadRequest(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
 }
 
 /// The program's own components are compiled against the types: they get no warnings that nobody would read.

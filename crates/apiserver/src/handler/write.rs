@@ -155,7 +155,7 @@ impl Inner {
         metadata::identify(&mut config, call.kind, call.namespace, call.name)?;
         self.check_namespace(call, &config)?;
         self.check_definition(call.kind)?;
-        let nothing = json!({"metadata": {}});
+        let nothing = admit::nothing(call.kind);
         let objects = Applied { live: &nothing, config: &config, new: &config };
         let author = writing.author(Operation::Apply);
         let managed = apply_ownership(&Managed::default(), &author, objects, true)?;
@@ -342,7 +342,7 @@ fn plan_apply(call: &Call<'_>, writing: &Writing<'_>, config: &Value, force: boo
     let old = narrowed.as_ref().unwrap_or(&live.object);
     let author = writing.author(Operation::Apply);
     let mut merged = merge_applied(old, &config, schema);
-    let first = live.managed.is_empty().then(|| before_first_apply(&author, &json!({"metadata": {}}), old));
+    let first = live.managed.is_empty().then(|| before_first_apply(&author, &admit::nothing(call.kind), old));
     let before = first.as_ref().unwrap_or(&live.managed);
     if let Some(last) = before.fields(&author.owner) {
         let mut kept = fields_of(&config, schema);

@@ -69,6 +69,10 @@ impl Compiler {
             (QUANTITY, _) => Schema { form: Form::Quantity, ..Schema::default() },
             (_, Some(definition)) => compile(&definition, false, &mut |name| self.definition(name)),
         };
+        // The last two words of `io.k8s.api.core.v1.PodSpec`.
+        let words: Vec<&str> = name.rsplitn(3, '.').take(2).collect();
+        let go = Some(words.into_iter().rev().collect::<Vec<_>>().join(".").into());
+        let compiled = Schema { go, ..compiled };
         let compiled = Arc::new(compiled);
         self.done.insert(name.to_owned(), compiled.clone());
         compiled
@@ -115,6 +119,8 @@ fn compile(source: &Value, structural: bool, resolve: &mut dyn FnMut(&str) -> Ar
         default,
         has_defaults,
         nullable: flag("nullable"),
+        go: go_name(source).map(Into::into),
+        required: texts(&source["required"]),
         demands,
     };
     if embedded {
@@ -137,6 +143,8 @@ fn over(target: &Schema, own: Schema) -> Schema {
         has_defaults: target.has_defaults || own.default.is_some(),
         default: own.default,
         nullable: false,
+        go: target.go.clone(),
+        required: target.required.clone(),
         demands: None,
     }
 }
@@ -154,6 +162,22 @@ fn form(source: &Value) -> Form {
         Some("boolean") => Form::Boolean,
         _ => Form::Any,
     }
+}
+
+/// What Go calls a type that is no struct.
+fn go_name(source: &Value) -> Option<&str> {
+    match (source["type"].as_str()?, source["format"].as_str()) {
+        ("string", Some("byte")) => Some("[]uint8"),
+        ("string", _) => Some("string"),
+        ("boolean", _) => Some("bool"),
+        ("integer", format) => Some(format.unwrap_or("int64")),
+        ("number", _) => Some("float64"),
+        _ => None,
+    }
+}
+
+fn texts(list: &Value) -> Vec<Box<str>> {
+    list.as_array().into_iter().flatten().filter_map(|text| Some(text.as_str()?.into())).collect()
 }
 
 /// Lists that only say how a strategic merge patch treats them are merged the same way by apply.

@@ -10,6 +10,7 @@ mod format;
 mod prune;
 mod rules;
 mod strict;
+mod typed;
 mod validate;
 
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ pub use format::pattern;
 pub use prune::prune;
 pub use rules::{Rules, check as check_rules};
 pub use strict::{duplicate_fields, unknown_fields};
+pub use typed::{empty, misfit, settle};
 pub use validate::validate;
 
 /// One node. `Default` is a node that nothing is known about: anything goes, and its own lists are atomic.
@@ -43,6 +45,10 @@ pub struct Schema {
     pub has_defaults: bool,
     /// Null is a value here, and kept.
     pub nullable: bool,
+    /// Of Kubernetes' own kinds: the type in Go, where it has a name.
+    pub go: Option<Box<str>>,
+    /// Members that Go shows even when they are empty.
+    pub required: Vec<Box<str>>,
     pub demands: Option<Box<Demands>>,
 }
 
