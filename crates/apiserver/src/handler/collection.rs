@@ -26,8 +26,7 @@ impl Inner {
             // Gone meanwhile is as good as deleted.
             if let Some(deleted) = self.delete_one(call.kind, &entry.key, &options)? {
                 revision = revision.max(deleted.revision);
-                let written = deleted.revision.unwrap_or(store::Revision::MAX);
-                items.push(shown(call.kind, deleted.body, written));
+                items.push(shown(call.kind, entry.value, entry.modified));
             }
         }
         let mut text = json!({

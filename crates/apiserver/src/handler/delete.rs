@@ -55,7 +55,10 @@ impl Options {
             true => Value::Null,
             false => decode(body, content_type(&call.parts.headers), Some(protobuf::DELETE_OPTIONS))?,
         };
-        Self::of(&given, call.query)
+        match given["kind"].as_str() {
+            None | Some("" | "DeleteOptions") => Self::of(&given, call.query),
+            Some(other) => Err(ApiError::BadRequest(format!("a deletion has DeleteOptions and no {other}"))),
+        }
     }
 
     fn of(body: &Value, query: &Query) -> Result<Self> {

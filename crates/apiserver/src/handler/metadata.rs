@@ -91,6 +91,38 @@ pub fn identify(object: &mut Value, kind: &Kind, namespace: Option<&str>, name: 
     }
 }
 
+/// Refuses an applied object that is not of this kind, or does not say of which.
+pub fn says_what_it_is(config: &Value, kind: &Kind) -> Result<()> {
+    let text = |field: &str| config[field].as_str().unwrap_or_default();
+    let (api_version, given) = (text("apiVersion"), text("kind"));
+    if api_version == kind.api_version() && given == kind.kind {
+        return Ok(());
+    }
+    let group = if api_version.contains('/') { "" } else { "/" };
+    Err(ApiError::BadRequest(format!("invalid object type: {group}{api_version}, Kind={given}")))
+}
+
+/// Refuses an object without a name, where its path has one.
+pub fn says_its_name(object: &Value, name: &str) -> Result<()> {
+    match object["metadata"]["name"].as_str() {
+        Some(given) if !given.is_empty() => Ok(()),
+        _ => Err(ApiError::BadRequest(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        ))),
+    }
+}
+
+/// Refuses a patch that gives an object another identity; a uid that is taken away is the same.
+pub fn keeps_its_uid(new: &Value, old: &Value, kind: &Kind) -> Result<()> {
+    let (given, is) = (new["metadata"]["uid"].as_str().unwrap_or_default(), &old["metadata"]["uid"]);
+    if given.is_empty() || is == given {
+        return Ok(());
+    }
+    let errors = vec![FieldError::invalid("metadata.uid", given, "field is immutable")];
+    let name = old["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    Err(ApiError::Invalid { resource: kind.resource(), name, errors })
+}
+
 /// What is wrong with the metadata of an object that is complete.
 pub fn validate(object: &Value, kind: &Kind) -> Vec<FieldError> {
     let metadata = &object["metadata"];
@@ -215,9 +247,11 @@ const QUALIFIED_FORM: &str = "a qualified name must consist of alphanumeric char
 
 fn name_faults(name: &str, kind: &Kind) -> Vec<String> {
     // These become host names.
-    if !matches!(kind.plural, "namespaces" | "services") {
-        return subdomain_faults(name);
-    }
+    if matches!(kind.plural, "namespaces" | "services") { label_faults(name) } else { subdomain_faults(name) }
+}
+
+/// What is wrong with one part of a host name.
+pub fn label_faults(name: &str) -> Vec<String> {
     let long = (name.len() > LONGEST_LABEL).then(|| format!("must be no more than {LONGEST_LABEL} bytes"));
     let form = if is_subdomain_form(name) { "must not contain dots" } else { LABEL };
     long.into_iter().chain((!is_label_form(name)).then(|| form.to_owned())).collect()

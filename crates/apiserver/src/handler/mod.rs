@@ -30,6 +30,7 @@ use crate::status::{ApiError, Result};
 use crate::{Inner, RequestBody, ResponseBody, whole};
 
 pub(crate) use definitions::Definitions;
+pub(crate) use metadata::{label_faults, label_value_faults, qualified_faults};
 pub(crate) use object::{partial_metadata, shown};
 
 /// Who asks, and what that entitles them to.

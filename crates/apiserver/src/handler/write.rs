@@ -80,6 +80,10 @@ impl Inner {
             let name = call.name.unwrap_or_default().to_owned();
             return Err(ApiError::Invalid { resource: call.kind.resource(), name, errors: vec![error] });
         }
+        if call.subresource != Some("scale") {
+            // Said before anybody looks whether there is something to replace.
+            metadata::identify(&mut object.clone(), call.kind, call.namespace, call.name)?;
+        }
         let mut answer = self.modify(call, &Intent::Replace(object))?;
         answer.warnings.extend(decoded.warnings);
         Ok(answer)
@@ -97,6 +101,9 @@ impl Inner {
         let decoded = decode::body(call, body)?;
         if decoded.object["metadata"]["managedFields"].as_array().is_some_and(|list| !list.is_empty()) {
             return Err(ApiError::BadRequest("metadata.managedFields must be nil".into()));
+        }
+        if call.subresource != Some("scale") {
+            metadata::says_what_it_is(&decoded.object, call.kind)?;
         }
         let mut answer = self.modify(call, &Intent::Apply { config: decoded.object, force })?;
         answer.warnings.extend(decoded.warnings);
@@ -135,7 +142,10 @@ impl Inner {
                 Committed { value: Encoded::new(&object).at(entry.modified), revision: entry.modified }
             } else {
                 let done = match remove {
-                    true => self.remove(call.kind, &key, &object, entry.modified),
+                    // The last state is the one that was stored; only who asked hears what came of it.
+                    true => self
+                        .remove(call.kind, &key, &parse(&entry.value)?, entry.modified)
+                        .map(|done| Committed { value: Encoded::new(&object).at(entry.modified), ..done }),
                     false => self.put(call.kind, &key, &object, Expect::At(entry.modified)),
                 };
                 match done {
@@ -151,6 +161,13 @@ impl Inner {
     }
 
     fn create_applied(&self, call: &Call<'_>, writing: &Writing<'_>, config: &Value) -> Result<Answer> {
+        metadata::says_its_name(config, call.required_name()?)?;
+        if let Some(uid) = config["metadata"]["uid"].as_str().filter(|uid| !uid.is_empty()) {
+            let why =
+                format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+            let name = call.required_name()?.to_owned();
+            return Err(ApiError::Conflict { resource: call.kind.resource(), name, why });
+        }
         let mut config = part_of_config(call, config)?;
         metadata::identify(&mut config, call.kind, call.namespace, call.name)?;
         self.check_namespace(call, &config)?;
@@ -171,7 +188,7 @@ impl Inner {
             if self.store.get(&key).is_some() {
                 return Err(exists());
             }
-            let body = Encoded::new(&object).at(self.store.revision());
+            let body = object.to_string().into();
             return Ok(Answer { status: StatusCode::CREATED, body, revision: None, warnings: vec![] });
         }
         let committed = match self.put(call.kind, &key, &object, Expect::Absent) {
@@ -321,6 +338,8 @@ fn plan(
                 conversion.apply(&mut seen);
             }
             let mut new = patch.apply(&seen, schema)?;
+            metadata::says_its_name(&new, call.required_name()?)?;
+            metadata::keeps_its_uid(&new, old, call.kind)?;
             *warnings = decode::screen_patched(call, &seen, &new)?;
             call.kind.to_stored(&mut new);
             admit::update(writing, live, new, None)

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use store::Durability;
 
 use super::{Deletion, Shape, Status, Strategy, object_at, set_default};
-use crate::status::FieldError;
+use crate::status::{Fault, FieldError};
 use crate::table::{Columns, builtin};
 
 pub static NAMESPACE: Strategy = Strategy {
@@ -33,29 +33,24 @@ pub static NAMESPACE: Strategy = Strategy {
     ..Strategy::BASE
 };
 
-pub static SERVICE: Strategy = Strategy {
-    kind: "Service",
-    plural: "services",
-    singular: "service",
-    short_names: &["svc"],
-    categories: &["all"],
-    status: Some(Status::Separate),
-    shape: Shape::Builtin("io.k8s.api.core.v1.Service"),
-    default: default_service,
-    create: |service| service["status"] = json!({"loadBalancer": {}}),
-    validate: validate_service,
-    fields: &[("spec.clusterIP", "/spec/clusterIP"), ("spec.type", "/spec/type")],
-    columns: Columns::Printed(builtin::SERVICE),
-    ..Strategy::BASE
-};
-
 pub static CONFIG_MAP: Strategy = Strategy {
     kind: "ConfigMap",
     plural: "configmaps",
     singular: "configmap",
     short_names: &["cm"],
     shape: Shape::Builtin("io.k8s.api.core.v1.ConfigMap"),
-    validate: |map, old| immutable_data(map, old, &["data", "binaryData"]),
+    validate: |map, old| {
+        let mut errors = validate_keys(map, &["data", "binaryData"]);
+        let texts = map["data"].as_object();
+        for key in map["binaryData"].as_object().into_iter().flatten().map(|(key, _)| key) {
+            if texts.is_some_and(|texts| texts.contains_key(key)) {
+                let why = "duplicate of key present in binaryData";
+                errors.push(FieldError::invalid(format!("data[{key}]"), key.as_str(), why));
+            }
+        }
+        errors.extend(immutable_data(map, old, &["data", "binaryData"]));
+        errors
+    },
     columns: Columns::Printed(builtin::CONFIG_MAP),
     ..Strategy::BASE
 };
@@ -67,7 +62,9 @@ pub static SECRET: Strategy = Strategy {
     shape: Shape::Builtin("io.k8s.api.core.v1.Secret"),
     default: default_secret,
     validate: |secret, old| {
-        let mut errors = immutable_data(secret, old, &["data"]);
+        let mut errors = validate_keys(secret, &["data"]);
+        errors.extend(validate_secret_type(secret));
+        errors.extend(immutable_data(secret, old, &["data"]));
         if let Some(old) = old
             && old["type"] != secret["type"]
         {
@@ -153,52 +150,6 @@ pub static LEASE: Strategy = Strategy {
     ..Strategy::BASE
 };
 
-fn default_service(service: &mut Value) {
-    let Some(spec) = object_at(service, "spec") else { return };
-    set_default(spec, "type", "ClusterIP");
-    set_default(spec, "sessionAffinity", "None");
-    if spec["type"] != "ExternalName" {
-        // Nothing assigns cluster addresses without a cluster's network: every Service is headless.
-        set_default(spec, "clusterIP", "None");
-        let address = spec["clusterIP"].clone();
-        set_default(spec, "clusterIPs", json!([address]));
-        set_default(spec, "ipFamilies", json!(["IPv4"]));
-        set_default(spec, "ipFamilyPolicy", "SingleStack");
-        set_default(spec, "internalTrafficPolicy", "Cluster");
-    }
-    for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
-        let Some(port) = port.as_object_mut() else { continue };
-        set_default(port, "protocol", "TCP");
-        if let Some(number) = port.get("port").cloned() {
-            set_default(port, "targetPort", number);
-        }
-    }
-}
-
-fn validate_service(service: &Value, _: Option<&Value>) -> Vec<FieldError> {
-    let spec = &service["spec"];
-    let mut errors = vec![];
-    let kinds = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-    if let Some(kind) = spec["type"].as_str().filter(|kind| !kinds.contains(kind)) {
-        errors.push(FieldError::not_supported("spec.type", kind, &kinds));
-    }
-    if spec["type"] == "ExternalName" && spec["externalName"].as_str().is_none_or(str::is_empty) {
-        errors.push(FieldError::required("spec.externalName", ""));
-    }
-    let ports = spec["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
-    for (i, port) in ports.iter().enumerate() {
-        let number = &port["port"];
-        if !number.as_i64().is_some_and(|n| (1..=65535).contains(&n)) {
-            let detail = "must be between 1 and 65535, inclusive";
-            errors.push(FieldError::invalid(format!("spec.ports[{i}].port"), number.clone(), detail));
-        }
-        if ports.len() > 1 && port["name"].as_str().is_none_or(str::is_empty) {
-            errors.push(FieldError::required(format!("spec.ports[{i}].name"), ""));
-        }
-    }
-    errors
-}
-
 /// `stringData` is a convenience of writing: it is stored as `data`.
 fn default_secret(secret: &mut Value) {
     use base64::Engine;
@@ -210,6 +161,52 @@ fn default_secret(secret: &mut Value) {
         let encoded = base64::engine::general_purpose::STANDARD.encode(value.as_str().unwrap_or_default());
         data.insert(key, encoded.into());
     }
+}
+
+/// All values of one map together, as in Kubernetes.
+const MOST_DATA: usize = 1 << 20;
+const KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or \
+                   'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+
+/// The keys become file names.
+fn validate_keys(object: &Value, fields: &[&str]) -> Vec<FieldError> {
+    let mut errors = vec![];
+    let mut size = 0;
+    for field in fields {
+        for (key, value) in object[*field].as_object().into_iter().flatten() {
+            let is_key = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            let why = match key.as_str() {
+                "." | ".." => Some(format!("must not be '{key}'")),
+                text if text.starts_with("..") => Some("must not start with '..'".to_owned()),
+                text if text.len() > 253 => Some("must be no more than 253 bytes".to_owned()),
+                text if text.is_empty() || !text.chars().all(is_key) => Some(KEY.to_owned()),
+                _ => None,
+            };
+            errors.extend(why.map(|why| FieldError::invalid(format!("{field}[{key}]"), key.as_str(), why)));
+            let text = value.as_str().unwrap_or_default();
+            // Bytes are written in base64, four letters for three of them.
+            size += if *field == "data" && object["kind"] == "ConfigMap" { text.len() } else { text.len() / 4 * 3 };
+        }
+    }
+    if size > MOST_DATA {
+        let fault = Fault::TooLong { most: MOST_DATA };
+        errors.push(FieldError { field: if fields.len() > 1 { "[]".into() } else { fields[0].into() }, fault });
+    }
+    errors
+}
+
+/// What a secret of some types must hold.
+fn validate_secret_type(secret: &Value) -> Vec<FieldError> {
+    let has = |key: &str| secret["data"].get(key).is_some();
+    let required = |key: &str| FieldError::required(format!("data[{key}]"), "");
+    let wanted: &[&str] = match secret["type"].as_str() {
+        Some("kubernetes.io/tls") => &["tls.crt", "tls.key"],
+        Some("kubernetes.io/dockerconfigjson") => &[".dockerconfigjson"],
+        Some("kubernetes.io/ssh-auth") => &["ssh-privatekey"],
+        Some("kubernetes.io/basic-auth") if !has("username") && !has("password") => &["username", "password"],
+        _ => &[],
+    };
+    wanted.iter().filter(|key| !has(key)).map(|key| required(key)).collect()
 }
 
 fn immutable_data(new: &Value, old: Option<&Value>, fields: &[&str]) -> Vec<FieldError> {

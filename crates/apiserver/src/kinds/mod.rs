@@ -10,6 +10,7 @@ mod events;
 mod names;
 mod pods;
 mod reviews;
+mod services;
 mod version;
 mod workload;
 
@@ -137,7 +138,7 @@ pub struct Kinds {
 static ROWS: &[&Strategy] = &[
     &core::NAMESPACE,
     &pods::POD,
-    &core::SERVICE,
+    &services::SERVICE,
     &core::CONFIG_MAP,
     &core::SECRET,
     &core::SERVICE_ACCOUNT,
