@@ -31,6 +31,9 @@ pub enum ApiError {
     Invalid { resource: Resource, name: String, errors: Vec<FieldError> },
     #[error("{options}.meta.k8s.io \"\" is invalid: {}", aggregate(.errors))]
     InvalidOptions { options: &'static str, errors: Vec<FieldError> },
+    /// What a patch made is no object of the kind.
+    #[error(" \"\" is invalid: {}", aggregate(std::slice::from_ref(.0)))]
+    InvalidPatch(Box<FieldError>),
     #[error("{resource} {name:?} is forbidden: {why}")]
     Forbidden { resource: Resource, name: String, why: String, cause: Option<Box<(&'static str, String)>> },
     #[error("{0}")]
@@ -182,7 +185,7 @@ impl ApiError {
             Self::NotFound { .. } | Self::NoSuchPath => (StatusCode::NOT_FOUND, "NotFound"),
             Self::AlreadyExists { .. } => (StatusCode::CONFLICT, "AlreadyExists"),
             Self::Conflict { .. } | Self::ApplyConflict { .. } => (StatusCode::CONFLICT, "Conflict"),
-            Self::Invalid { .. } | Self::InvalidOptions { .. } | Self::Unprocessable(_) => {
+            Self::Invalid { .. } | Self::InvalidOptions { .. } | Self::InvalidPatch(_) | Self::Unprocessable(_) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "Invalid")
             }
             Self::Forbidden { .. } => (StatusCode::FORBIDDEN, "Forbidden"),
@@ -260,6 +263,7 @@ impl ApiError {
                 details["causes"] = causes(errors);
                 Some(details)
             }
+            Self::InvalidPatch(error) => Some(json!({"causes": causes(std::slice::from_ref(error.as_ref()))})),
             Self::InvalidOptions { options, errors } => {
                 Some(json!({"group": "meta.k8s.io", "kind": options, "causes": causes(errors)}))
             }

@@ -220,7 +220,11 @@ pub fn apply_ownership(managed: &Managed, author: &Author<'_>, objects: Applied<
     let difference = owned_difference(objects.live, objects.new, author.schema);
     let mut managed = managed.clone();
     if !force {
-        let conflicts = conflicts(&managed, &author.owner, &difference.changed);
+        let mut disputed = difference.changed.clone();
+        if let Some(before) = objects.before {
+            disputed.subtract(&fields_of(before, author.schema));
+        }
+        let conflicts = conflicts(&managed, &author.owner, &disputed);
         if !conflicts.is_empty() {
             return Err(ApiError::ApplyConflict { causes: conflicts });
         }
@@ -231,12 +235,14 @@ pub fn apply_ownership(managed: &Managed, author: &Author<'_>, objects: Applied<
     Ok(managed)
 }
 
-/// The three objects of an apply.
+/// The objects of an apply.
 #[derive(Clone, Copy)]
 pub struct Applied<'a> {
     pub live: &'a Value,
     pub config: &'a Value,
     pub new: &'a Value,
+    /// What the same applier applied in another way before; nobody else has a say in it.
+    pub before: Option<&'a Value>,
 }
 
 fn conflicts(managed: &Managed, owner: &Owner, changed: &Fields) -> Vec<FieldConflict> {

@@ -10,7 +10,7 @@ use crate::kinds::Shape;
 use crate::protobuf;
 use crate::request::{FieldValidation, content_type, decode};
 use crate::schema;
-use crate::status::{ApiError, Result};
+use crate::status::{ApiError, FieldError, Result};
 
 const SCALE: &str = "io.k8s.api.autoscaling.v1.Scale";
 
@@ -51,22 +51,23 @@ pub fn screen_patched(call: &Call<'_>, old: &Value, new: &Value) -> Result<Vec<S
     let mut unknown = schema::unknown_fields(new, call.kind.schema());
     unknown.retain(|field| !before.contains(field));
     report(call, unknown, vec![])
+        .map_err(|why| ApiError::InvalidPatch(Box::new(FieldError::invalid("patch", new.to_string(), why))))
 }
 
 fn screen(call: &Call<'_>, object: &Value, duplicates: Vec<String>) -> Result<Vec<String>> {
     if validation(call) == FieldValidation::Ignore || call.subresource == Some("scale") {
         return Ok(vec![]);
     }
-    report(call, schema::unknown_fields(object, call.kind.schema()), duplicates)
+    report(call, schema::unknown_fields(object, call.kind.schema()), duplicates).map_err(|why| unfit(call, &why))
 }
 
-/// Refuses, or gives the warnings.
-fn report(call: &Call<'_>, unknown: Vec<String>, duplicates: Vec<String>) -> Result<Vec<String>> {
+/// The warnings, or why it is refused.
+fn report(call: &Call<'_>, unknown: Vec<String>, duplicates: Vec<String>) -> Result<Vec<String>, String> {
     let unknown = unknown.into_iter().map(|f| format!("unknown field {f:?}"));
     let duplicate = duplicates.into_iter().map(|f| format!("duplicate field {f:?}"));
     let found: Vec<String> = unknown.chain(duplicate).collect();
     if validation(call) == FieldValidation::Strict && !found.is_empty() {
-        return Err(unfit(call, &format!("strict decoding error: {}", found.join(", "))));
+        return Err(format!("strict decoding error: {}", found.join(", ")));
     }
     Ok(found)
 }

@@ -153,9 +153,9 @@ impl Inner {
             _ => return Err(not_allowed()),
         }
         match (method, call.name) {
-            (Method::GET, Some(_)) if !call.query.flag("watch") => self.get(&call),
-            (Method::GET, _) if call.query.flag("watch") => self.watch(&call),
-            (Method::GET, _) => self.list(&call),
+            (Method::GET, Some(_)) => self.get(&call),
+            (Method::GET, None) if call.query.flag("watch") => self.watch(&call),
+            (Method::GET, None) => self.list(&call),
             (Method::POST, None) => {
                 let body = self.body(body).await?;
                 if let Verbs::Ask(answer) = call.kind.verbs {

@@ -15,7 +15,7 @@ use crate::Inner;
 use crate::fieldset::{Applied, Managed, Operation, apply_ownership, before_first_apply, fields_of};
 use crate::index::Index;
 use crate::kinds::{Deletion, EVENT_PREFIX, Kind};
-use crate::patch::{Format, Patch, applied_config, merge_applied, remove_given_up};
+use crate::patch::{Format, KUBECTL, Patch, applied_config, last_applied, merge_applied, record, remove_given_up};
 use crate::request::content_type;
 use crate::status::{ApiError, Result};
 
@@ -173,7 +173,7 @@ impl Inner {
         self.check_namespace(call, &config)?;
         self.check_definition(call.kind)?;
         let nothing = admit::nothing(call.kind);
-        let objects = Applied { live: &nothing, config: &config, new: &config };
+        let objects = Applied { live: &nothing, config: &config, new: &config, before: None };
         let author = writing.author(Operation::Apply);
         let managed = apply_ownership(&Managed::default(), &author, objects, true)?;
         let admitted = admit::create(writing, config, Some(managed))?;
@@ -349,7 +349,7 @@ fn plan(
 }
 
 fn plan_apply(call: &Call<'_>, writing: &Writing<'_>, config: &Value, force: bool, live: &Live) -> Result<Outcome> {
-    let schema = call.kind.schema();
+    let (schema, config_as_given) = (call.kind.schema(), config);
     let given = config["metadata"]["resourceVersion"].as_str().filter(|v| !v.is_empty());
     if given.is_some_and(|given| live.object["metadata"]["resourceVersion"] != given) {
         let name = call.name.unwrap_or_default().to_owned();
@@ -368,8 +368,12 @@ fn plan_apply(call: &Call<'_>, writing: &Writing<'_>, config: &Value, force: boo
         kept.add(&before.of_others(&author.owner));
         remove_given_up(&mut merged, schema, last, &kept);
     }
-    let objects = Applied { live: old, config: &config, new: &merged };
+    let last = (writing.manager == KUBECTL && writing.part == Part::Whole).then(|| last_applied(old)).flatten();
+    let objects = Applied { live: old, config: &config, new: &merged, before: last.as_ref() };
     let managed = apply_ownership(before, &author, objects, force)?;
+    if last.is_some() {
+        record(&mut merged, config_as_given);
+    }
     admit::update(writing, live, merged, Some(managed))
 }
 

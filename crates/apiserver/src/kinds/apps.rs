@@ -33,7 +33,11 @@ pub static DEPLOYMENT: Strategy = Strategy {
             set_default(rolling, "maxUnavailable", "25%");
         }
     },
-    validate,
+    validate: |deployment, old| {
+        let mut errors = validate(deployment, old);
+        errors.extend(validate_strategy(&deployment["spec"]["strategy"]));
+        errors
+    },
     columns: Columns::Printed(builtin::DEPLOYMENT),
     ..Strategy::BASE
 };
@@ -65,6 +69,18 @@ pub static REPLICA_SET: Strategy = Strategy {
 fn default_template(object: &mut Value) {
     if let Some(spec) = object.pointer_mut("/spec/template/spec").and_then(Value::as_object_mut) {
         default_pod_spec(spec);
+    }
+}
+
+fn validate_strategy(strategy: &Value) -> Option<FieldError> {
+    const FIELD: &str = "spec.strategy";
+    match strategy["type"].as_str().unwrap_or_default() {
+        "Recreate" if strategy.get("rollingUpdate").is_some() => {
+            let why = "may not be specified when strategy `type` is 'Recreate'";
+            Some(FieldError::forbidden(format!("{FIELD}.rollingUpdate"), why))
+        }
+        "Recreate" | "RollingUpdate" => None,
+        other => Some(FieldError::not_supported(FIELD, other, &["Recreate", "RollingUpdate"])),
     }
 }
 

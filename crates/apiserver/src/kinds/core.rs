@@ -146,6 +146,18 @@ pub static LEASE: Strategy = Strategy {
             Durability::Durable
         }
     },
+    validate: |lease, _| {
+        let number = |field: &str| lease["spec"][field].as_i64();
+        let mut errors = vec![];
+        if let Some(seconds) = number("leaseDurationSeconds").filter(|seconds| *seconds <= 0) {
+            errors.push(FieldError::invalid("spec.leaseDurationSeconds", seconds, "must be greater than 0"));
+        }
+        if let Some(count) = number("leaseTransitions").filter(|count| *count < 0) {
+            let why = "must be greater than or equal to 0";
+            errors.push(FieldError::invalid("spec.leaseTransitions", count, why));
+        }
+        errors
+    },
     columns: Columns::Printed(builtin::LEASE),
     ..Strategy::BASE
 };

@@ -4,6 +4,7 @@ mod apply;
 mod json;
 mod merge;
 mod strategic;
+mod takeover;
 
 use serde_json::Value;
 
@@ -11,6 +12,7 @@ use crate::schema::Schema;
 use crate::status::{ApiError, Result};
 
 pub use apply::{applied_config, merge_applied, remove_given_up};
+pub use takeover::{KUBECTL, last_applied, record};
 
 /// The media type of an applied configuration.
 pub const APPLY: &str = "application/apply-patch+yaml";
