@@ -100,9 +100,10 @@ done
 
 cargo test --quiet --package cli --lib -- install::tests::cluster
 DHOW_TEST_AUDIT_LOG=${work%/tests}/logs/audit.log scenarios --ignored permissions::
-# The tests' own namespaces are on their way out, and what is in them is somebody's.
+# The tests' own namespaces are on their way out, and what is in them is somebody's. A namespace's pods go first, each
+# within its grace of at most five minutes, and only then the rest.
 tests_are_gone() {
-    for _ in $(seq 120); do
+    for _ in $(seq 360); do
         there=$(as_admin get functions.dhow.dev,services.serving.knative.dev --all-namespaces --output name)
         [ -n "$there" ] || return 0
         sleep 1

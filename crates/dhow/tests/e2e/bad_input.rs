@@ -37,7 +37,12 @@ async fn a_handler_that_does_not_import() {
     let described = platform.kubectl_ok(&["describe", "function", "broken"]);
     assert!(described.contains("no_such_module"), "{described}");
     assert_eq!(ready_condition(&platform, "function", "broken")["status"], "False");
-    assert!(platform.dhow_ok(&["logs", "broken"]).contains("no_such_module"));
+    eventually("its logs say why", || async {
+        // A container that starts again has said nothing yet.
+        let logs = platform.dhow_ok(&["logs", "broken"]);
+        if logs.contains("no_such_module") { Ok(()) } else { Err(logs) }
+    })
+    .await;
     let no_handler = fails_to_deploy(&platform, "nohandler", &[("main.py", "x = 1\n")]);
     assert!(no_handler.contains("handle"), "{no_handler}");
     let syntax = fails_to_deploy(&platform, "jssyntax", &[("index.mjs", "export default {\n")]);
@@ -92,7 +97,9 @@ async fn a_function_that_never_becomes_ready() {
     let output = platform.dhow(&["deploy", "--timeout", "8", dir.to_str().expect("UTF-8")]);
     assert!(!output.status.success(), "{}", said(&output));
     assert!(stderr(&output).contains("stuck"), "{}", stderr(&output));
-    let pod = platform.pods("stuck").pop().expect("its pod is there to be looked at");
+    // On a slow machine the time is up before the build is.
+    let pod =
+        eventually("its pod is there to be looked at", || async { platform.pods("stuck").pop().ok_or("none") }).await;
     assert!(
         platform.kubectl_ok(&["describe", "pod", &pod]).contains("not ready")
             || platform.kubectl_ok(&["get", "pod", &pod]).contains("0/1")
@@ -143,7 +150,14 @@ async fn past_its_memory_limit() {
     assert!([500, 502].contains(&eaten.status.as_u16()), "{} {}", eaten.status, eaten.text());
     eventually("the pod says why", || async {
         let pods = platform.kubectl_ok(&["get", "pods", "-o", "json"]);
-        if pods.contains("OOMKilled") { Ok(()) } else { Err(pods) }
+        if pods.contains("OOMKilled") {
+            return Ok(());
+        }
+        // A kubelet hears only of some of them from containerd, when the machine is busy.
+        if platform.is_cluster() {
+            platform.get("greedy", "/eat").await;
+        }
+        Err(pods)
     })
     .await;
     assert!(platform.kubectl_ok(&["describe", "pods"]).contains("OOMKilled"), "and kubectl describe says it");
