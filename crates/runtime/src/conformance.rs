@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::join_all;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::access::*;
 use crate::provider::*;
 
 /// What a sandbox of a check does.
@@ -22,12 +24,24 @@ pub enum Behaviour {
     Impossible,
 }
 
+/// What a visitor's program of a check does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Visitor {
+    /// Prints what it reads, until that ends.
+    Echo,
+    /// Prints the line and ends with the code.
+    Exit { code: i32, line: String },
+}
+
 /// A provider under test. Its sandboxes have one container, `main`.
 pub trait Subject: Send + Sync {
     fn provider(&self) -> &dyn Provider;
 
     /// A spec of that uid, which the provider turns into that behaviour.
     fn spec(&self, uid: &str, behaviour: &Behaviour) -> SandboxSpec;
+
+    /// The program of a visitor.
+    fn argv(&self, visitor: &Visitor) -> Vec<String>;
 }
 
 const GRACE: Duration = Duration::from_millis(200);
@@ -41,6 +55,12 @@ pub async fn check(subject: &dyn Subject) {
     what_cannot_run_is_refused(subject).await;
     many_at_once(subject).await;
     a_dropped_create_is_finished_or_undone(subject).await;
+    a_visitor_is_heard_and_its_end_known(subject).await;
+    a_visitor_reads_until_its_input_ends(subject).await;
+    visits_end_with_the_sandbox(subject).await;
+    visits_are_bounded_and_make_room(subject).await;
+    what_is_not_there_cannot_be_visited(subject).await;
+    a_port_can_be_connected_to(subject).await;
     assert!(subject.provider().list().await.expect("a list").is_empty(), "something is left");
 }
 
@@ -143,6 +163,114 @@ async fn a_dropped_create_is_finished_or_undone(subject: &dyn Subject) {
     provider.stop("dropped", GRACE).await.expect("stopped");
 }
 
+async fn serving(subject: &dyn Subject, uid: &str) {
+    subject.provider().create(Arc::new(subject.spec(uid, &Behaviour::Serve))).await.expect("created");
+    reach(subject, uid, Sandbox::is_ready).await;
+}
+
+fn command(subject: &dyn Subject, visitor: &Visitor) -> Command {
+    Command { argv: subject.argv(visitor), input: *visitor == Visitor::Echo, terminal: false }
+}
+
+/// Everything a visitor's program prints to its end, and how it ends.
+async fn heard(mut output: OutputStream) -> (String, i32) {
+    let mut text = Vec::new();
+    while let Some(output) = output.next().await {
+        match output {
+            Output::Stdout(bytes) => text.extend(bytes),
+            Output::Stderr(bytes) => panic!("an error: {bytes:?}"),
+            Output::Exited(code) => return (String::from_utf8_lossy(&text).into_owned(), code),
+        }
+    }
+    panic!("the output ended without an exit: {text:?}");
+}
+
+async fn a_visitor_is_heard_and_its_end_known(subject: &dyn Subject) {
+    serving(subject, "visited").await;
+    for code in [0, 7] {
+        let visitor = Visitor::Exit { code, line: "I was here".to_owned() };
+        let session = subject.provider().exec("visited", "main", command(subject, &visitor)).await.expect("a session");
+        assert_eq!(heard(session.output).await, ("I was here\n".to_owned(), code));
+    }
+    subject.provider().stop("visited", GRACE).await.expect("stopped");
+}
+
+async fn a_visitor_reads_until_its_input_ends(subject: &dyn Subject) {
+    serving(subject, "told").await;
+    let command = command(subject, &Visitor::Echo);
+    let mut session = subject.provider().exec("told", "main", command).await.expect("a session");
+    let mut input = session.input.take().expect("it was asked for");
+    input.write_all(b"one\ntwo\n").await.expect("it reads");
+    drop(input);
+    assert_eq!(heard(session.output).await, ("one\ntwo\n".to_owned(), 0));
+    subject.provider().stop("told", GRACE).await.expect("stopped");
+}
+
+async fn visits_end_with_the_sandbox(subject: &dyn Subject) {
+    serving(subject, "ending").await;
+    let command = command(subject, &Visitor::Echo);
+    let session = subject.provider().exec("ending", "main", command).await.expect("a session");
+    let mut attached = subject.provider().attach("ending", "main").await.expect("attached");
+    subject.provider().stop("ending", GRACE).await.expect("stopped");
+    assert_eq!(heard(session.output).await, (String::new(), 137), "it is killed");
+    while attached.next().await.is_some() {}
+}
+
+async fn visits_are_bounded_and_make_room(subject: &dyn Subject) {
+    serving(subject, "full").await;
+    let echo = command(subject, &Visitor::Echo);
+    let visit = || subject.provider().exec("full", "main", echo.clone());
+    let mut sessions = vec![];
+    for _ in 0..MOST_VISITS {
+        sessions.push(visit().await.expect("there is room"));
+    }
+    let refused = visit().await.err().expect("no room");
+    assert!(matches!(refused, ProviderError::Exhausted { .. }), "{refused}");
+    sessions.pop();
+    // It ends in its own time.
+    let room = async {
+        while visit().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), room).await.expect("who leaves makes room");
+    subject.provider().stop("full", GRACE).await.expect("stopped");
+}
+
+async fn what_is_not_there_cannot_be_visited(subject: &dyn Subject) {
+    let provider = subject.provider();
+    let exit = command(subject, &Visitor::Exit { code: 0, line: String::new() });
+    serving(subject, "there").await;
+    for (uid, container) in [("nowhere", "main"), ("there", "other")] {
+        let refused = provider.exec(uid, container, exit.clone()).await.err();
+        assert_eq!(refused.map(|e| e.class()), Some(ErrorClass::NotFound), "{uid}/{container}");
+        let refused = provider.attach(uid, container).await.err();
+        assert_eq!(refused.map(|e| e.class()), Some(ErrorClass::NotFound), "{uid}/{container}");
+    }
+    assert_eq!(provider.connect("nowhere", 80).await.err().map(|e| e.class()), Some(ErrorClass::NotFound));
+    provider.stop("there", GRACE).await.expect("stopped");
+    let ended = Behaviour::Exit { code: 0, output: vec![] };
+    provider.create(Arc::new(subject.spec("ended", &ended))).await.expect("created");
+    reach(subject, "ended", Sandbox::is_exited).await;
+    let refused = provider.exec("ended", "main", exit).await.err().expect("it has ended");
+    assert!(matches!(refused, ProviderError::NotRunning { .. }), "{refused}");
+    let refused = provider.attach("ended", "main").await.err().expect("it has ended");
+    assert!(matches!(refused, ProviderError::NotRunning { .. }), "{refused}");
+    let refused = provider.connect("ended", 80).await.err().expect("it has ended");
+    assert!(matches!(refused, ProviderError::NotRunning { .. }), "{refused}");
+    provider.stop("ended", GRACE).await.expect("stopped");
+}
+
+async fn a_port_can_be_connected_to(subject: &dyn Subject) {
+    serving(subject, "serving").await;
+    let port = api::names::DEFAULT_PORT;
+    let mut connection = subject.provider().connect("serving", port).await.expect("it listens");
+    connection.write_all(b"x").await.expect("it reads");
+    let mut byte = [0];
+    connection.read_exact(&mut byte).await.expect("it answers");
+    subject.provider().stop("serving", GRACE).await.expect("stopped");
+}
+
 /// Waits until a sandbox is as wanted, by its events.
 async fn reach(subject: &dyn Subject, uid: &str, wanted: impl Fn(&Sandbox) -> bool) -> Sandbox {
     let mut events = subject.provider().events();
@@ -199,6 +327,13 @@ mod tests {
                 name: uid.into(),
                 network: Network::Pod,
                 containers: vec![container],
+            }
+        }
+
+        fn argv(&self, visitor: &Visitor) -> Vec<String> {
+            match visitor {
+                Visitor::Echo => vec!["cat".into()],
+                Visitor::Exit { code, line } => vec!["exit".into(), code.to_string(), line.clone()],
             }
         }
     }

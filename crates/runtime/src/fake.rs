@@ -11,11 +11,14 @@ use std::time::Duration;
 use api::Clock;
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, stream};
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt, stream};
 use jiff::Timestamp;
-use tokio::sync::broadcast;
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::{Semaphore, broadcast};
 use tokio::task::JoinSet;
 
+use crate::access::*;
 use crate::provider::*;
 
 const EVENTS: usize = 1024;
@@ -70,6 +73,8 @@ struct State {
     created: Vec<Arc<SandboxSpec>>,
     stopped: Vec<String>,
     next_address: u32,
+    live: HashMap<String, broadcast::Sender<Output>>,
+    rooms: HashMap<String, Arc<Semaphore>>,
 }
 
 impl FakeProvider {
@@ -121,7 +126,25 @@ impl FakeProvider {
 
     /// Adds a line to the output of a sandbox.
     pub fn print(&self, uid: &str, line: &str) {
-        self.shared.state().output.entry(uid.to_owned()).or_default().push(line.to_owned());
+        let mut state = self.shared.state();
+        state.output.entry(uid.to_owned()).or_default().push(line.to_owned());
+        if let Some(live) = state.live.get(uid) {
+            // Nobody need be attached.
+            let _ = live.send(Output::Stdout(Bytes::from(format!("{line}\n"))));
+        }
+    }
+
+    /// Completes when the sandbox has ended.
+    fn ended(&self, uid: &str) -> BoxFuture<'static, ()> {
+        let (mut events, uid) = (self.shared.events.subscribe(), uid.to_owned());
+        let ended = async move {
+            while let Ok(event) = events.recv().await {
+                if event.uid == uid && event.is_exited() {
+                    break;
+                }
+            }
+        };
+        ended.boxed()
     }
 
     fn schedule(&self, uid: &str, script: &Script) {
@@ -170,6 +193,16 @@ impl Shared {
         });
     }
 
+    fn running(&self, uid: &str, container: &str) -> Result<(), ProviderError> {
+        let state = self.state();
+        let container = state.sandboxes.get(uid).and_then(|s| s.containers.iter().find(|c| c.name == container));
+        match container.map(|c| &c.phase) {
+            None => Err(ProviderError::NotFound { uid: uid.to_owned() }),
+            Some(Phase::Running { .. }) => Ok(()),
+            Some(_) => Err(ProviderError::NotRunning { uid: uid.to_owned(), what: "a container".to_owned() }),
+        }
+    }
+
     fn change(&self, uid: &str, mut edit: impl FnMut(&mut Phase)) {
         let mut state = self.state();
         let Some(sandbox) = state.sandboxes.get_mut(uid) else { return };
@@ -178,6 +211,9 @@ impl Shared {
         if *sandbox != before {
             // Nobody listening is no error: the state is in `list`.
             let _ = self.events.send(sandbox.clone());
+            if sandbox.is_exited() {
+                state.live.remove(uid);
+            }
         }
     }
 }
@@ -231,7 +267,12 @@ impl Provider for FakeProvider {
     fn events(&self) -> broadcast::Receiver<Sandbox> {
         self.shared.events.subscribe()
     }
+}
 
+/// A visitor's program is `cat`, which prints what it reads, or `exit`, which prints its further arguments and ends
+/// with the first. Every port is served by something that says what it is told.
+#[async_trait]
+impl Access for FakeProvider {
     /// Follows nothing: the stream ends after what was printed until now.
     async fn logs(&self, uid: &str, container: &str, options: LogOptions) -> Result<LogStream, ProviderError> {
         let state = self.shared.state();
@@ -244,6 +285,91 @@ impl Provider for FakeProvider {
         let lines: Vec<_> = lines.into_iter().skip(skip).map(|l| Ok(Bytes::from(l + "\n"))).collect();
         Ok(stream::iter(lines).boxed())
     }
+
+    /// Prints what [`FakeProvider::print`] adds, until the sandbox has ended.
+    async fn attach(&self, uid: &str, container: &str) -> Result<OutputStream, ProviderError> {
+        self.shared.running(uid, container)?;
+        let mut state = self.shared.state();
+        let live = state.live.entry(uid.to_owned()).or_insert_with(|| broadcast::channel(EVENTS).0).subscribe();
+        Ok(stream::unfold(live, |mut live| async move { Some((live.recv().await.ok()?, live)) }).boxed())
+    }
+
+    async fn exec(&self, uid: &str, container: &str, command: Command) -> Result<Session, ProviderError> {
+        self.shared.running(uid, container)?;
+        let room = Arc::clone(self.shared.state().rooms.entry(uid.to_owned()).or_insert_with(room));
+        let full = |_| ProviderError::Exhausted { what: "visits to one sandbox" };
+        let permit = room.try_acquire_owned().map_err(full)?;
+        let ended = self.ended(uid);
+        let resized = Arc::new(Mutex::new(None));
+        let size = Arc::clone(&resized);
+        let resize: Option<Box<dyn Fn(Size) + Send + Sync>> =
+            command.terminal.then(|| Box::new(move |to| *size.lock().expect("no holder panics") = Some(to)) as Box<_>);
+        let (input, output) = match command.argv.first().map(String::as_str) {
+            Some("cat") => {
+                let (ours, theirs) = tokio::io::duplex(1024);
+                let size = move || resized.lock().expect("no holder panics").take();
+                (command.input.then_some(ours), echo(theirs, size).boxed())
+            }
+            Some("exit") => {
+                let code = command.argv.get(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+                let text = command.argv.get(2..).unwrap_or_default().join(" ");
+                let printed = Output::Stdout(Bytes::from(text + "\n"));
+                (None, stream::iter([printed, Output::Exited(code)]).boxed())
+            }
+            _ => {
+                let reason = "this provider has two programs, cat and exit".to_owned();
+                return Err(ProviderError::Invalid { uid: uid.to_owned(), reason });
+            }
+        };
+        let killed = stream::once(async { Output::Exited(137) });
+        let output = output.take_until(ended).chain(killed).scan(false, |over, output| {
+            let before = std::mem::replace(over, matches!(output, Output::Exited(_)));
+            std::future::ready((!before).then_some(output))
+        });
+        let output = stream::unfold((output.boxed(), permit), |(mut output, permit)| async move {
+            Some((output.next().await?, (output, permit)))
+        });
+        Ok(Session { input: input.map(|i| Box::new(i) as Box<_>), output: output.boxed(), resize })
+    }
+
+    async fn connect(&self, uid: &str, _port: u16) -> Result<Connection, ProviderError> {
+        let state = self.shared.state();
+        let sandbox = state.sandboxes.get(uid).ok_or_else(|| ProviderError::NotFound { uid: uid.to_owned() })?;
+        if sandbox.is_exited() {
+            return Err(ProviderError::NotRunning { uid: uid.to_owned(), what: "the first container".to_owned() });
+        }
+        let (ours, theirs) = tokio::io::duplex(1024);
+        self.timers.lock().expect("no holder of this lock panics").spawn(async move {
+            let (mut read, mut write) = tokio::io::split(theirs);
+            // Whoever connected may leave at any time.
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+        });
+        Ok(Box::new(ours))
+    }
+}
+
+fn room() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(MOST_VISITS))
+}
+
+/// What comes in goes out, until it ends; a new size is told as well.
+fn echo(
+    input: tokio::io::DuplexStream,
+    resized: impl Fn() -> Option<Size> + Send + 'static,
+) -> impl Stream<Item = Output> {
+    stream::unfold(Some((input, resized)), |state| async move {
+        let (mut input, resized) = state?;
+        let mut chunk = [0; 1024];
+        let length = input.read(&mut chunk).await.unwrap_or(0);
+        if length == 0 {
+            return Some((Output::Exited(0), None));
+        }
+        let mut text = chunk[..length].to_vec();
+        if let Some(size) = resized() {
+            text.extend(format!("{}x{}\n", size.columns, size.rows).into_bytes());
+        }
+        Some((Output::Stdout(text.into()), Some((input, resized))))
+    })
 }
 
 impl Failure {

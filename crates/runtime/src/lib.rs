@@ -3,6 +3,7 @@
 //! Owns sandboxes and the processes in them. Must not know Kubernetes objects, image registries or requests.
 //! [`process`] is the provider as the platform sees it; [`launcher`] is a process of its own that does the work.
 
+pub mod access;
 pub mod assets;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
@@ -13,6 +14,7 @@ pub mod process;
 pub mod provider;
 mod wire;
 
+pub use access::*;
 pub use launcher::Cidr;
 pub use process::{EgressPolicy, ProcessConfig, ProcessProvider};
 pub use provider::*;

@@ -14,6 +14,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
+use crate::access::Access;
+
 /// # Contract
 /// The unit is a pod sandbox with its containers, identified by the pod's uid. Every state change is sent to
 /// every receiver of [`Provider::events`]; one that lags must call [`Provider::list`] again.
@@ -24,7 +26,7 @@ use tokio::sync::broadcast;
 /// # Cancellation
 /// Dropping a future never leaves a half-made sandbox: it is finished and listed, or undone.
 #[async_trait]
-pub trait Provider: Send + Sync {
+pub trait Provider: Access + Send + Sync {
     fn capabilities(&self) -> Capabilities;
 
     /// Starts a sandbox and returns once its processes exist, before they are ready.
@@ -38,9 +40,6 @@ pub trait Provider: Send + Sync {
     async fn list(&self) -> Result<Vec<Sandbox>, ProviderError>;
 
     fn events(&self) -> broadcast::Receiver<Sandbox>;
-
-    /// A container's output, oldest first, each line ending in a newline.
-    async fn logs(&self, uid: &str, container: &str, options: LogOptions) -> Result<LogStream, ProviderError>;
 }
 
 pub type LogStream = BoxStream<'static, Result<Bytes, ProviderError>>;
@@ -220,6 +219,8 @@ pub enum ProviderError {
     Unsupported { reason: String },
     #[error("invalid sandbox {uid}: {reason}")]
     Invalid { uid: String, reason: String },
+    #[error("{what} of sandbox {uid} is not running")]
+    NotRunning { uid: String, what: String },
     #[error("out of {what}")]
     Exhausted { what: &'static str },
     #[error("{action}: {source}")]
@@ -245,7 +246,7 @@ impl ProviderError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::NotFound { .. } => ErrorClass::NotFound,
-            Self::Unsupported { .. } | Self::Invalid { .. } => ErrorClass::Invalid,
+            Self::Unsupported { .. } | Self::Invalid { .. } | Self::NotRunning { .. } => ErrorClass::Invalid,
             Self::Exhausted { .. } | Self::Io { .. } => ErrorClass::Retry,
             Self::LauncherGone => ErrorClass::Fatal,
         }

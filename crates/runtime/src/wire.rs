@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::launcher::{Cidr, adopt};
-use crate::provider::{Address, SandboxSpec};
+use crate::provider::{Address, ContainerSpec, SandboxSpec};
 
 /// The longest message; it fits the default buffer of a socket.
 pub const MESSAGE_BYTES: usize = 160 << 10;
@@ -37,8 +37,36 @@ pub enum Request {
     Permit {
         address: SocketAddrV4,
     },
+    /// Starts a program beside a container's own. Beside it: standard input if it has one, standard output and
+    /// standard error; or a terminal and nothing else.
+    Visit(Box<Visit>),
+    /// Kills the program of a visit, if it still runs.
+    Leave {
+        visit: u64,
+    },
+    /// Wants sockets made in a sandbox's network.
+    Sockets {
+        visit: u64,
+        uid: String,
+    },
     Shutdown,
 }
+
+/// A program to start beside a container's own. `visit` is a number that the provider never uses twice.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Visit {
+    pub visit: u64,
+    pub uid: String,
+    /// Its place among the sandbox's containers, and what it was made of.
+    pub place: usize,
+    pub container: ContainerSpec,
+    pub argv: Vec<String>,
+    pub input: bool,
+    pub terminal: bool,
+}
+
+/// Sockets made for one connection: a failed attempt uses one up, and there are two addresses to try.
+pub const SOCKETS: usize = 2;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Start {
@@ -81,6 +109,19 @@ pub enum Report {
     Permitted {
         address: SocketAddrV4,
     },
+    /// The visit has begun. Beside it are [`SOCKETS`] of them, if sockets were wanted.
+    Entered {
+        visit: u64,
+    },
+    NotEntered {
+        visit: u64,
+        refusal: Refusal,
+    },
+    /// The program of a visit has ended.
+    Left {
+        visit: u64,
+        status: Status,
+    },
     /// For an operator's eyes.
     Notice {
         text: String,
@@ -105,10 +146,22 @@ pub enum Status {
 /// Why a sandbox was not made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refusal {
-    Unsupported { reason: String },
-    Invalid { reason: String },
-    Exhausted { what: Resource },
-    Failed { action: String, errno: Option<i32>, text: String },
+    Unsupported {
+        reason: String,
+    },
+    Invalid {
+        reason: String,
+    },
+    /// It has not entered its sandbox yet, or has ended.
+    NotRunning,
+    Exhausted {
+        what: Resource,
+    },
+    Failed {
+        action: String,
+        errno: Option<i32>,
+        text: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,7 +177,12 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Sends one message; waits while the socket has no room.
 pub fn send(socket: impl AsFd, message: &impl Serialize) -> io::Result<()> {
-    send_bytes(socket, &encode(message, 0)?, &[], MsgFlags::empty())
+    send_with(socket, message, &[])
+}
+
+/// The same with descriptors beside it.
+pub fn send_with(socket: impl AsFd, message: &impl Serialize, fds: &[RawFd]) -> io::Result<()> {
+    send_bytes(socket, &encode(message, fds.len())?, fds, MsgFlags::empty())
 }
 
 /// Sends an encoded message with descriptors. [`io::ErrorKind::WouldBlock`] means that nothing was sent.

@@ -2,14 +2,18 @@
 
 #[macro_use]
 mod harness;
+#[path = "process/visits.rs"]
+mod visits;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use harness::*;
-use runtime::conformance::{self, Behaviour, Subject};
+use runtime::conformance::{self, Behaviour, Subject, Visitor};
 use runtime::*;
+use visits::*;
 
 fn main() {
     harness::main(&tests![
@@ -41,6 +45,14 @@ fn main() {
         without_nftables,
         without_root,
         without_namespaces,
+        a_visitor_is_what_the_container_is,
+        a_visitor_sees_its_sandbox_and_nothing_else,
+        ends_are_reported_as_they_are,
+        a_terminal_is_one,
+        a_visit_ends_with_its_visitor,
+        visits_leave_nothing,
+        connections_reach_loopback_and_the_pods_address,
+        output_can_be_followed_as_it_comes,
         measure_cold_starts,
     ]);
 }
@@ -62,6 +74,15 @@ impl Subject for Processes {
                 let mut spec = server(uid);
                 spec.containers[0].program = Program::Zygote { runtime: "cobol".into() };
                 spec
+            }
+        }
+    }
+
+    fn argv(&self, visitor: &Visitor) -> Vec<String> {
+        match visitor {
+            Visitor::Echo => vec!["cat".to_owned()],
+            Visitor::Exit { code, line } => {
+                ["sh", "-c", &format!("echo {line}; exit {code}")].map(str::to_owned).to_vec()
             }
         }
     }
@@ -612,6 +633,10 @@ async fn without_nftables() {
     assert!(ask(&address).await.expect("an answer").starts_with("hello"));
     let (text, _) = platform.run(python("caller", &connects(&["1.1.1.1:80".into()]))).await;
     assert_eq!(text, "1.1.1.1:80 refused\n");
+    let mut connection = platform.provider.connect("closed", 8080).await.expect("the port it serves");
+    tokio::io::AsyncWriteExt::write_all(&mut connection, b"x").await.expect("it reads");
+    let nobody = platform.provider.connect("closed", 7000).await.err().expect("nobody listens");
+    assert!(nobody.to_string().contains("refused"), "{nobody}");
     let mut port = server("port");
     port.containers[0].serve = Serve::Port(8080);
     let refused = platform.provider.create(Arc::new(port)).await.expect_err("nobody could reach it");
@@ -636,6 +661,19 @@ async fn without_root() {
     let address = platform.ready("forked").await.address.expect("an address");
     let status = get(&address, "/").await;
     assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");
+    let refused = platform.provider.connect("fresh", 7000).await.err().expect("that would be the host's port");
+    assert!(refused.to_string().contains("share the host's network"), "{refused}");
+    platform.provider.connect("fresh", 8080).await.expect("what it serves");
+    let words = Command {
+        argv: ["sh", "-c", "pwd; id -u; grep Seccomp: /proc/self/status; sleep 1000"].map(str::to_owned).into(),
+        ..Command::default()
+    };
+    let mut session = platform.provider.exec("fresh", "main", words).await.expect("a session");
+    let Some(Output::Stdout(seen)) = session.output.next().await else { panic!("no output") };
+    assert!(String::from_utf8_lossy(&seen).starts_with(&format!("{}\n", code.display())), "{seen:?}");
+    platform.provider.stop("fresh", Duration::ZERO).await.expect("stopped");
+    let end = session.output.filter(|o| std::future::ready(matches!(o, Output::Exited(_)))).next().await;
+    assert_eq!(end, Some(Output::Exited(137)), "it does not outlive what it visited");
     for uid in ["fresh", "forked"] {
         platform.provider.stop(uid, Duration::from_secs(5)).await.expect("stopped");
     }

@@ -119,6 +119,18 @@ impl Cgroup {
         }
     }
 
+    /// Opens its doors again, for one more process.
+    pub fn open_doors(&self) -> io::Result<Vec<OwnedFd>> {
+        let open = |folder: &PathBuf| Ok(OpenOptions::new().write(true).open(folder.join(PROCS))?.into());
+        self.folders.iter().map(open).collect()
+    }
+
+    /// The processes in it, as the launcher numbers them.
+    pub fn processes(&self) -> Vec<i32> {
+        let pids = self.folders.first().and_then(|folder| fs::read_to_string(folder.join(PROCS)).ok());
+        pids.unwrap_or_default().lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
+    }
+
     pub fn ran_out_of_memory(&self) -> bool {
         let files = self.folders.iter().flat_map(|f| [f.join("memory.oom_control"), f.join("memory.events")]);
         files.filter_map(|file| fs::read_to_string(file).ok()).any(|text| memory_kills(&text) > 0)

@@ -6,12 +6,12 @@
 use std::ffi::CString;
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{chdir, setsid};
+use nix::unistd::{Uid, chdir, fchown, setsid};
 
 use super::cgroup;
 use super::seccomp::Instruction;
@@ -19,6 +19,11 @@ use super::sys;
 
 /// The exit code of a container whose sandbox could not be entered, as container runtimes use it.
 pub const COULD_NOT_START: i32 = 128;
+/// The exit codes of a visitor's program that is not there, or is no program, as shells use them.
+const NOT_FOUND: i32 = 127;
+const NOT_A_PROGRAM: i32 = 126;
+/// Where a program without a slash is looked for if the container has no `PATH`.
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Under pressure the kernel takes a sandbox before it takes the platform.
 const OOM_SCORE: &str = "500";
 /// Files of `/proc` that say something about the host, or do something to it.
@@ -32,30 +37,45 @@ pub struct Entry<'a> {
     pub working_dir: &'a str,
     pub open_files: u64,
     pub filter: &'a [Instruction],
+    /// Absent: there is nothing to read.
+    pub stdin: Option<&'a OwnedFd>,
     pub stdout: &'a OwnedFd,
     pub stderr: &'a OwnedFd,
     pub listener: Option<&'a OwnedFd>,
     pub ready: Option<&'a OwnedFd>,
     /// Absent where there is no isolation to enter.
     pub walls: Option<Walls<'a>>,
+    /// Whether standard input, output and error are a terminal, to be the program's own.
+    pub terminal: bool,
+    /// Whether it visits a container: what cannot be run is then the visitor's mistake, not the container's.
+    pub visits: bool,
 }
 
 /// What keeps the sandbox apart.
 pub struct Walls<'a> {
     pub user: u32,
     pub doors: &'a [OwnedFd],
-    pub net: &'a OwnedFd,
-    pub ipc: &'a OwnedFd,
-    pub uts: &'a OwnedFd,
-    pub mnt: &'a OwnedFd,
+    pub way: Way<'a>,
+}
+
+/// How the namespaces are reached, the process namespace aside: that is chosen by whoever forks.
+pub enum Way<'a> {
+    /// Nobody is in them yet.
+    First { net: &'a OwnedFd, ipc: &'a OwnedFd, uts: &'a OwnedFd, mnt: &'a OwnedFd },
+    /// Where this process is.
+    Beside(&'a OwnedFd),
 }
 
 /// Enters the sandbox and becomes the program. Called in the child of a fork.
 pub fn enter(entry: &Entry<'_>) -> ! {
     let Err((step, error)) = attempt(entry);
     let mut stderr = io::stderr();
-    let _ = writeln!(stderr, "dhow: cannot start the container: {step}: {error}");
-    sys::exit_now(COULD_NOT_START)
+    if !entry.visits {
+        let _ = writeln!(stderr, "dhow: cannot start the container: {step}: {error}");
+        sys::exit_now(COULD_NOT_START)
+    }
+    let _ = writeln!(stderr, "dhow: cannot run the program: {step}: {error}");
+    sys::exit_now(if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_A_PROGRAM })
 }
 
 type Step = (String, io::Error);
@@ -71,6 +91,12 @@ fn attempt(entry: &Entry<'_>) -> Result<std::convert::Infallible, Step> {
     sys::reset_signals();
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     setsid().map_err(at("new session"))?;
+    if entry.terminal {
+        sys::take_terminal(entry.stdout.as_fd()).map_err(at("terminal"))?;
+        if let Some(walls) = &entry.walls {
+            fchown(entry.stdout, Some(Uid::from_raw(walls.user)), None).map_err(at("owner of the terminal"))?;
+        }
+    }
     umask(Mode::from_bits_truncate(0o022));
     if let Some(walls) = &entry.walls {
         enter_walls(walls)?;
@@ -78,7 +104,7 @@ fn attempt(entry: &Entry<'_>) -> Result<std::convert::Infallible, Step> {
     let null = fs::File::open("/dev/null").map_err(at("/dev/null"))?;
     let fd = |fd: &OwnedFd| fd.as_raw_fd();
     sys::arrange(&[
-        Some(null.as_raw_fd()),
+        Some(entry.stdin.map_or(null.as_raw_fd(), fd)),
         Some(fd(entry.stdout)),
         Some(fd(entry.stderr)),
         entry.listener.map(fd),
@@ -99,20 +125,50 @@ fn attempt(entry: &Entry<'_>) -> Result<std::convert::Infallible, Step> {
     chdir(entry.working_dir).map_err(at(&format!("working folder {}", entry.working_dir)))?;
     let program = entry.argv.first().map_or("", String::as_str);
     let (argv, env) = strings(entry).map_err(at(program))?;
+    let places = places(entry).map_err(at(program))?;
     // After the change of user, which clears it.
     sys::set_death_signal(libc::SIGKILL).map_err(at("death signal"))?;
     sys::forbid_new_privileges().map_err(at("no new privileges"))?;
     sys::install_filter(entry.filter).map_err(at("system call filter"))?;
-    Err((program.to_owned(), sys::execve(&argv, &env)))
+    Err((program.to_owned(), run_first(&places, &argv, &env)))
+}
+
+/// Becomes the first of these programs that can be run. A file that may not be run says more than one that is missing.
+fn run_first(places: &[CString], argv: &[CString], env: &[CString]) -> io::Error {
+    let mut worst = io::Error::from_raw_os_error(libc::ENOENT);
+    for place in places {
+        let error = sys::execve(place, argv, env);
+        if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) {
+            worst = error;
+        }
+    }
+    worst
+}
+
+/// Where the program may be.
+fn places(entry: &Entry<'_>) -> io::Result<Vec<CString>> {
+    let program = entry.argv.first().map_or("", String::as_str);
+    if program.is_empty() || program.contains('/') {
+        return Ok(vec![sys::c_string(program)?]);
+    }
+    let path = entry.env.iter().find(|(name, _)| name == "PATH").map_or(PATH, |(_, value)| value);
+    path.split(':').filter(|folder| !folder.is_empty()).map(|f| sys::c_string(format!("{f}/{program}"))).collect()
 }
 
 fn enter_walls(walls: &Walls<'_>) -> Result<(), Step> {
     cgroup::enter(walls.doors).map_err(at("cgroups"))?;
+    let (net, ipc, uts, mnt) = match &walls.way {
+        Way::First { net, ipc, uts, mnt } => (net, ipc, uts, mnt),
+        Way::Beside(process) => {
+            let all = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+            return setns(process, all | CloneFlags::CLONE_NEWNS).map_err(at("namespaces"));
+        }
+    };
     for (name, namespace, kind) in [
-        ("network", walls.net, CloneFlags::CLONE_NEWNET),
-        ("ipc", walls.ipc, CloneFlags::CLONE_NEWIPC),
-        ("host name", walls.uts, CloneFlags::CLONE_NEWUTS),
-        ("mounts", walls.mnt, CloneFlags::CLONE_NEWNS),
+        ("network", net, CloneFlags::CLONE_NEWNET),
+        ("ipc", ipc, CloneFlags::CLONE_NEWIPC),
+        ("host name", uts, CloneFlags::CLONE_NEWUTS),
+        ("mounts", mnt, CloneFlags::CLONE_NEWNS),
     ] {
         setns(namespace, kind).map_err(at(&format!("{name} namespace")))?;
     }

@@ -192,6 +192,21 @@ impl Isolation {
         }
     }
 
+    /// Runs `work` in some namespaces of a container that runs. One that is still on its way there is
+    /// [`io::ErrorKind::NotFound`], as one that has ended is.
+    pub fn beside<T>(
+        &self,
+        (pid, pidfd): (i32, &OwnedFd),
+        kinds: CloneFlags,
+        work: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        // The number may be another's by now: then the handle is of a dead process, which has no namespaces.
+        if !self.home.is_left_by(pid)? {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.home.within(pidfd, kinds, work)
+    }
+
     /// Ends a sandbox's network. `only` is the address it was restricted to.
     pub fn release_net(
         &mut self,

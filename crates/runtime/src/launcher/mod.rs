@@ -17,12 +17,13 @@ mod seccomp;
 mod site;
 mod slot;
 mod sys;
+mod visit;
 mod zygote;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -30,10 +31,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 pub use self::plan::{Cidr, on_host, refusal};
-pub(crate) use self::sys::adopt;
+pub(crate) use self::sys::{adopt, resize_terminal};
 
 use self::sandbox::{Sandbox, State};
 use self::site::Site;
+use self::visit::Visits;
 use self::zygote::{Key, News, Zygotes};
 use crate::provider::SandboxSpec;
 use crate::wire::{self, MESSAGE_BYTES, Refusal, Report, Request, Status};
@@ -88,6 +90,7 @@ fn run(control: OwnedFd) -> io::Result<()> {
         sandboxes: BTreeMap::new(),
         pids: HashMap::new(),
         requests: HashMap::new(),
+        visits: Visits::default(),
         untidy: false,
     };
     // Whatever ends the loop, everything is torn down.
@@ -107,6 +110,7 @@ struct Launcher {
     pids: HashMap<i32, Place>,
     /// What zygotes were asked for and have not answered.
     requests: HashMap<u64, Place>,
+    visits: Visits,
     /// Whether a cgroup waits to be removed.
     untidy: bool,
 }
@@ -219,7 +223,30 @@ impl Launcher {
                 }
                 self.report(&Report::Permitted { address })
             }
+            Request::Visit(visit) => {
+                let begun = self.visits.begin(&self.site, self.sandboxes.get(&visit.uid), &visit, fds);
+                self.answer(visit.visit, begun.map(|()| vec![]))
+            }
+            Request::Leave { visit } => {
+                self.visits.end(visit, &self.sandboxes);
+                Ok(())
+            }
+            Request::Sockets { visit, uid } => {
+                let made = visit::sockets(&self.site, self.sandboxes.get(&uid));
+                self.answer(visit, made)
+            }
             Request::Start(_) | Request::Shutdown => Ok(()),
+        }
+    }
+
+    /// Says what became of a visit.
+    fn answer(&self, visit: u64, entered: Result<Vec<OwnedFd>, Refusal>) -> io::Result<()> {
+        match entered {
+            Ok(fds) => {
+                let raw: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+                wire::send_with(&self.control, &Report::Entered { visit }, &raw)
+            }
+            Err(refusal) => self.report(&Report::NotEntered { visit, refusal }),
         }
     }
 
@@ -323,6 +350,10 @@ impl Launcher {
                 Ok(_) | Err(nix::errno::Errno::ECHILD) => return Ok(()),
                 Err(e) => return Err(e.into()),
             };
+            if let Some(visit) = self.visits.ended(ended.0) {
+                self.report(&Report::Left { visit, status: ended.1 })?;
+                continue;
+            }
             match self.zygotes.bury(ended.0) {
                 Some((key, unanswered)) => self.mourn(&key, unanswered, ended.1)?,
                 None => self.ended(ended.0, ended.1)?,
@@ -355,6 +386,7 @@ impl Launcher {
     /// A container's first process has ended, and with it everything else in its process namespace.
     fn ended(&mut self, pid: i32, status: Status) -> io::Result<()> {
         let Some((uid, container)) = self.pids.remove(&pid) else { return Ok(()) };
+        self.visits.end_all_of(&uid, container);
         let Some(sandbox) = self.sandboxes.get_mut(&uid) else { return Ok(()) };
         let member = &mut sandbox.members[container];
         member.state = State::Ended;

@@ -3,11 +3,13 @@
 //! Owns the handles of the launcher's own namespaces. Must not know what is done elsewhere. The launcher has one
 //! thread, so it can work inside a sandbox's namespace without forking; if the way back fails, it must not go on.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::fstat;
 
 use super::sys;
 
@@ -17,6 +19,8 @@ pub struct Home {
     net: OwnedFd,
     ipc: OwnedFd,
     uts: OwnedFd,
+    /// Where its children are born.
+    pid: OwnedFd,
 }
 
 /// A handle of the namespace this process is in now.
@@ -26,7 +30,20 @@ pub fn current(kind: &str) -> io::Result<OwnedFd> {
 
 impl Home {
     pub fn remember() -> io::Result<Self> {
-        Ok(Self { mnt: current("mnt")?, net: current("net")?, ipc: current("ipc")?, uts: current("uts")? })
+        Ok(Self {
+            mnt: current("mnt")?,
+            net: current("net")?,
+            ipc: current("ipc")?,
+            uts: current("uts")?,
+            pid: current("pid")?,
+        })
+    }
+
+    /// Whether a process has gone from here into all of a sandbox's namespaces: the one of mounts is the last.
+    pub fn is_left_by(&self, pid: i32) -> io::Result<bool> {
+        let here = fstat(&self.mnt)?;
+        let there = fs::metadata(format!("/proc/{pid}/ns/mnt"))?;
+        Ok((here.st_dev, here.st_ino) != (there.dev(), there.ino()))
     }
 
     pub fn net(&self) -> &OwnedFd {
@@ -60,6 +77,7 @@ impl Home {
             (CloneFlags::CLONE_NEWNET, &self.net),
             (CloneFlags::CLONE_NEWIPC, &self.ipc),
             (CloneFlags::CLONE_NEWUTS, &self.uts),
+            (CloneFlags::CLONE_NEWPID, &self.pid),
         ];
         for (kind, home) in ways.into_iter().filter(|(kind, _)| kinds.contains(*kind)) {
             if setns(home, kind).is_err() {

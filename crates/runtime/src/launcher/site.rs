@@ -10,7 +10,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use super::enter::{Entry, Walls, enter};
+use super::enter::{Entry, Walls, Way, enter};
 use super::isolation::{Cell, Isolation};
 use super::net::Net;
 use super::plan::{SERVE_PORT, on_host};
@@ -82,6 +82,14 @@ impl Site {
 
     pub fn tidy(&mut self) -> bool {
         self.isolation.as_mut().is_none_or(Isolation::tidy)
+    }
+
+    pub fn isolation(&self) -> Option<&Isolation> {
+        self.isolation.as_ref()
+    }
+
+    pub fn filter(&self) -> &[Instruction] {
+        &self.filter
     }
 
     pub fn release_cell(&mut self, cell: Cell) {
@@ -228,13 +236,10 @@ impl Site {
     ) -> Result<State, Refusal> {
         let (argv, env, working_dir) = self.seen(container, argv, walls.is_some());
         let flags = if walls.is_some() { libc::CLONE_NEWPID } else { 0 };
-        let entered = walls.as_ref().map(|(net, cell)| Walls {
-            user: cell.user,
-            doors: &cell.cgroup.doors,
-            net: &net.net,
-            ipc: &net.ipc,
-            uts: &net.uts,
-            mnt: cell.root.as_ref().expect("a new cell has a root"),
+        let entered = walls.as_ref().map(|(net, cell)| {
+            let mnt = cell.root.as_ref().expect("a new cell has a root");
+            let way = Way::First { net: &net.net, ipc: &net.ipc, uts: &net.uts, mnt };
+            Walls { user: cell.user, doors: &cell.cgroup.doors, way }
         });
         let entry = Entry {
             argv: &argv,
@@ -242,11 +247,14 @@ impl Site {
             working_dir: &working_dir,
             open_files: container.limits.open_files,
             filter: &self.filter,
+            stdin: None,
             stdout: &pipes.stdout,
             stderr: &pipes.stderr,
             listener,
             ready: pipes.ready.as_ref(),
             walls: entered,
+            terminal: false,
+            visits: false,
         };
         match sys::fork(flags).map_err(failed("fork"))? {
             Forked::Child => enter(&entry),
@@ -322,7 +330,7 @@ impl Site {
     }
 
     /// Arguments, environment and working folder as the program will see them.
-    fn seen(
+    pub fn seen(
         &self,
         container: &ContainerSpec,
         argv: &[String],
@@ -374,7 +382,7 @@ fn sort(spec: &SandboxSpec, fds: Vec<OwnedFd>) -> Result<Vec<Pipes>, Refusal> {
     pipes.ok_or(Refusal::Exhausted { what: Resource::Descriptors })
 }
 
-fn failed(action: &str) -> impl Fn(io::Error) -> Refusal {
+pub fn failed(action: &str) -> impl Fn(io::Error) -> Refusal {
     move |e| match e.kind() {
         io::ErrorKind::QuotaExceeded => Refusal::Exhausted { what: Resource::Sandboxes },
         _ if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {

@@ -308,13 +308,25 @@ pub fn exit_now(code: c_int) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-pub fn execve(argv: &[CString], env: &[CString]) -> io::Error {
+/// Makes a terminal the controlling one of this session, which has none.
+pub fn take_terminal(terminal: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the request takes a number only.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) }.into()).map(drop)
+}
+
+pub fn resize_terminal(terminal: BorrowedFd<'_>, columns: u16, rows: u16) -> io::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: size is what the request reads, and lives across the call.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }.into()).map(drop)
+}
+
+pub fn execve(program: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
     fn pointers(of: &[CString]) -> Vec<*const libc::c_char> {
         of.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
     }
     let (argv, env) = (pointers(argv), pointers(env));
     // SAFETY: both arrays end in null, and their strings outlive the call.
-    unsafe { libc::execve(argv[0], argv.as_ptr(), env.as_ptr()) };
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), env.as_ptr()) };
     io::Error::last_os_error()
 }
 

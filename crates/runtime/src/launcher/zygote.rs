@@ -264,7 +264,7 @@ fn become_zygote(recipe: &Recipe<'_>, cgroup: Option<&Cgroup>, socket: &OwnedFd)
         std::mem::forget(null);
         sys::set_death_signal(libc::SIGKILL)?;
         let argv = argv.iter().map(sys::c_string).collect::<io::Result<Vec<_>>>()?;
-        Err(sys::execve(&argv, &[sys::c_string("PATH=/usr/bin:/bin")?, sys::c_string("LANG=C.UTF-8")?]))
+        Err(sys::execve(&argv[0], &argv, &[sys::c_string("PATH=/usr/bin:/bin")?, sys::c_string("LANG=C.UTF-8")?]))
     };
     let Err(error) = attempt();
     eprintln!("dhow: cannot start {program}: {error}");

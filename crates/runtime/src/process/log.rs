@@ -16,8 +16,9 @@ use jiff::Timestamp;
 use tokio::fs::{self, File};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, broadcast, watch};
 
+use crate::access::Output;
 use crate::provider::{LogOptions, LogStream, ProviderError};
 
 /// Longer lines are split.
@@ -28,6 +29,8 @@ const CHUNK_BYTES: usize = 64 << 10;
 const BYTES_PER_SECOND: u64 = 8 << 20;
 /// `2026-01-02T03:04:05.123456789Z` and a space.
 const STAMP_BYTES: usize = 31;
+/// Pieces of output that a listener may be behind by before it loses the oldest.
+const LIVE_CHUNKS: usize = 32;
 /// The least that is kept, so that a small limit still shows the last lines.
 const LEAST_KEPT: u64 = 128 << 10;
 
@@ -38,6 +41,8 @@ pub struct Log {
     file_bytes: u64,
     files: Mutex<Option<File>>,
     extent: watch::Sender<Extent>,
+    /// Tells those who listen, until nothing more will come.
+    live: std::sync::Mutex<Option<broadcast::Sender<Output>>>,
 }
 
 /// What is kept, as offsets into everything ever written.
@@ -63,7 +68,28 @@ impl Log {
             file_bytes: keep_bytes.max(LEAST_KEPT) / 2,
             files: Mutex::new(None),
             extent: watch::channel(Extent::default()).0,
+            live: std::sync::Mutex::new(Some(broadcast::channel(LIVE_CHUNKS).0)),
         }
+    }
+
+    /// What comes from now on, as it comes; `None` when nothing more will.
+    pub fn listen(&self) -> Option<broadcast::Receiver<Output>> {
+        self.live().as_ref().map(broadcast::Sender::subscribe)
+    }
+
+    fn live(&self) -> std::sync::MutexGuard<'_, Option<broadcast::Sender<Output>>> {
+        self.live.lock().expect("no holder of this lock panics")
+    }
+
+    fn tell(&self, stream: Stream, bytes: &[u8]) {
+        let live = self.live();
+        let Some(live) = live.as_ref().filter(|live| live.receiver_count() > 0) else { return };
+        let bytes = Bytes::copy_from_slice(bytes);
+        // Whoever listened a moment ago may not any more.
+        let _ = live.send(match stream {
+            Stream::Output => Output::Stdout(bytes),
+            Stream::Error => Output::Stderr(bytes),
+        });
     }
 
     /// Keeps what comes through a pipe until it closes.
@@ -75,6 +101,7 @@ impl Log {
                 Ok(0) | Err(_) => break,
                 Ok(length) => length,
             };
+            self.tell(stream, &chunk[..length]);
             self.append(stream, lines.cut(&chunk[..length], clock())).await;
             // Only matters to those who write without pause: everybody else has waited longer already.
             tokio::time::sleep(Duration::from_micros(length as u64 * 1_000_000 / BYTES_PER_SECOND)).await;
@@ -84,6 +111,7 @@ impl Log {
 
     /// Nothing more will come; whoever follows is done.
     pub fn close(&self) {
+        self.live().take();
         self.extent.send_if_modified(|extent| !std::mem::replace(&mut extent.closed, true));
     }
 

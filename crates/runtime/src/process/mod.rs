@@ -7,6 +7,7 @@
 mod attend;
 mod log;
 mod state;
+mod visit;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -29,6 +30,8 @@ use tokio_util::task::TaskTracker;
 use self::attend::Attendant;
 use self::log::Log;
 use self::state::{Progress, State};
+use self::visit::Visits;
+use crate::access::{Access, Connection, OutputStream, Session};
 use crate::assets;
 use crate::launcher::{Cidr, refusal};
 use crate::provider::*;
@@ -77,6 +80,7 @@ pub struct ProcessProvider {
 /// What the tasks share.
 struct Shared {
     state: State,
+    visits: Visits,
     folder: PathBuf,
     clock: Clock,
     /// The addresses pods have been let through to.
@@ -114,8 +118,8 @@ impl ProcessProvider {
         let mut buffer = vec![0; MESSAGE_BYTES];
         let answer = tokio::time::timeout(START, receive(&socket, &mut buffer)).await;
         let hello = match answer.map_err(io::Error::from).and_then(|r| r).map_err(doing("start the launcher"))? {
-            Some(Report::Hello(hello)) => hello,
-            Some(Report::Failed { reason }) => return Err(doing("start the launcher")(io::Error::other(reason))),
+            Some((Report::Hello(hello), _)) => hello,
+            Some((Report::Failed { reason }, _)) => return Err(doing("start the launcher")(io::Error::other(reason))),
             _ => return Err(ProviderError::LauncherGone),
         };
         Ok(Self::run(config.clock, folder, child, socket, hello))
@@ -125,6 +129,7 @@ impl ProcessProvider {
         let (requests, outgoing) = mpsc::channel(REQUESTS);
         let shared = Arc::new(Shared {
             state: State::new(Arc::clone(&clock)),
+            visits: Visits::default(),
             folder,
             clock,
             permitted: watch::channel(BTreeSet::new()).0,
@@ -286,11 +291,31 @@ impl Provider for ProcessProvider {
     fn events(&self) -> broadcast::Receiver<Sandbox> {
         self.shared.state.events()
     }
+}
 
+#[async_trait]
+impl Access for ProcessProvider {
     async fn logs(&self, uid: &str, container: &str, options: LogOptions) -> Result<LogStream, ProviderError> {
         let log = self.shared.state.log(uid, container);
         let log = log.ok_or_else(|| ProviderError::NotFound { uid: uid.to_owned() })?;
         Ok(log.read(options).await)
+    }
+
+    async fn attach(&self, uid: &str, container: &str) -> Result<OutputStream, ProviderError> {
+        self.follow(uid, container)
+    }
+
+    async fn exec(
+        &self,
+        uid: &str,
+        container: &str,
+        command: crate::access::Command,
+    ) -> Result<Session, ProviderError> {
+        self.visit(uid, container, command).await
+    }
+
+    async fn connect(&self, uid: &str, port: u16) -> Result<Connection, ProviderError> {
+        self.reach(uid, port).await
     }
 }
 
@@ -332,6 +357,7 @@ fn refused(uid: &str, refusal: Refusal) -> ProviderError {
     match refusal {
         Refusal::Unsupported { reason } => ProviderError::Unsupported { reason },
         Refusal::Invalid { reason } => ProviderError::Invalid { uid: uid.to_owned(), reason },
+        Refusal::NotRunning => ProviderError::NotRunning { uid: uid.to_owned(), what: "a container".to_owned() },
         Refusal::Exhausted { what: Resource::Sandboxes } => ProviderError::Exhausted { what: "sandboxes" },
         Refusal::Exhausted { what: Resource::Descriptors } => ProviderError::Exhausted { what: "file descriptors" },
         Refusal::Failed { action, text, .. } => ProviderError::Io { action, source: io::Error::other(text) },
@@ -352,9 +378,8 @@ async fn send(socket: &AsyncFd<OwnedFd>, message: &Outgoing) -> io::Result<()> {
     socket.async_io(Interest::WRITABLE, |fd| wire::send_now(fd, &message.bytes, &raw)).await
 }
 
-async fn receive(socket: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<Option<Report>> {
-    let got = socket.async_io(Interest::READABLE, |fd| wire::receive::<Report>(fd, buffer)).await?;
-    Ok(got.map(|(report, _)| report))
+async fn receive(socket: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<Option<(Report, Vec<OwnedFd>)>> {
+    socket.async_io(Interest::READABLE, |fd| wire::receive::<Report>(fd, buffer)).await
 }
 
 /// Sends requests to the launcher, in order.
@@ -372,7 +397,7 @@ async fn read(shared: Arc<Shared>, socket: Arc<AsyncFd<OwnedFd>>) {
     let mut buffer = vec![0; MESSAGE_BYTES];
     loop {
         match shared.gone.run_until_cancelled(receive(&socket, &mut buffer)).await {
-            Some(Ok(Some(report))) => shared.note(report),
+            Some(Ok(Some((report, fds)))) => shared.note(report, fds),
             Some(Ok(None)) => break,
             Some(Err(e)) => {
                 tracing::warn!(error = %e, "the launcher cannot be understood");
@@ -383,10 +408,11 @@ async fn read(shared: Arc<Shared>, socket: Arc<AsyncFd<OwnedFd>>) {
     }
     shared.gone.cancel();
     shared.state.lose_all();
+    shared.visits.lose_all();
 }
 
 impl Shared {
-    fn note(&self, report: Report) {
+    fn note(&self, report: Report, fds: Vec<OwnedFd>) {
         match report {
             Report::Created { uid, address } => self.state.created(&uid, address),
             Report::Refused { uid, refusal } => {
@@ -403,6 +429,9 @@ impl Shared {
             Report::Permitted { address } => {
                 self.permitted.send_if_modified(|all| all.insert(address));
             }
+            Report::Entered { visit } => self.visits.entered(visit, Ok(fds)),
+            Report::NotEntered { visit, refusal } => self.visits.entered(visit, Err(refusal)),
+            Report::Left { visit, status } => self.visits.left(visit, status),
             Report::Notice { text } => tracing::warn!("{text}"),
             Report::Hello(_) | Report::Failed { .. } => {}
         }

@@ -10,6 +10,7 @@ use api::Clock;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use super::log::Log;
+use super::visit::Room;
 use crate::provider::*;
 use crate::wire::{Refusal, Status};
 
@@ -24,7 +25,8 @@ pub struct State {
 
 struct Entry {
     sandbox: Sandbox,
-    serves: Vec<Serve>,
+    specs: Vec<ContainerSpec>,
+    room: Room,
     logs: Vec<Arc<Log>>,
     /// Containers that were ready before the sandbox was known to exist.
     ready: Vec<bool>,
@@ -34,6 +36,15 @@ struct Entry {
     asked_to_stop: bool,
     /// Whether the launcher has nothing of it any more.
     stopped: bool,
+}
+
+/// A container that is there.
+pub struct Present {
+    pub place: usize,
+    pub running: bool,
+    pub container: ContainerSpec,
+    pub log: Arc<Log>,
+    pub room: Room,
 }
 
 /// How far a sandbox has come.
@@ -75,7 +86,8 @@ impl State {
         let (senders, receivers): (Vec<_>, Vec<_>) = spec.containers.iter().map(|_| oneshot::channel()).unzip();
         let entry = Entry {
             sandbox,
-            serves: spec.containers.iter().map(|c| c.serve).collect(),
+            specs: spec.containers.clone(),
+            room: Room::default(),
             logs: logs.to_vec(),
             ready: vec![false; spec.containers.len()],
             exits: senders.into_iter().map(Some).collect(),
@@ -123,10 +135,9 @@ impl State {
         let since = (self.clock)();
         self.change(uid, |entry| {
             entry.sandbox.address = address;
-            for ((container, serve), ready) in entry.sandbox.containers.iter_mut().zip(&entry.serves).zip(&entry.ready)
-            {
+            for ((container, spec), ready) in entry.sandbox.containers.iter_mut().zip(&entry.specs).zip(&entry.ready) {
                 if matches!(container.phase, Phase::Starting { .. }) {
-                    container.phase = Phase::Running { since, ready: *ready || *serve == Serve::Nothing };
+                    container.phase = Phase::Running { since, ready: *ready || spec.serve == Serve::Nothing };
                 }
             }
         });
@@ -211,6 +222,28 @@ impl State {
         let entry = entries.get(uid)?;
         let place = entry.sandbox.containers.iter().position(|c| c.name == container)?;
         Some(Arc::clone(&entry.logs[place]))
+    }
+
+    /// A container as somebody who wants to visit it must know it.
+    pub fn present(&self, uid: &str, container: &str) -> Option<Present> {
+        let entries = self.lock();
+        let entry = entries.get(uid)?;
+        let place = entry.sandbox.containers.iter().position(|c| c.name == container)?;
+        Some(Present {
+            place,
+            running: matches!(entry.sandbox.containers[place].phase, Phase::Running { .. }),
+            container: entry.specs[place].clone(),
+            log: Arc::clone(&entry.logs[place]),
+            room: entry.room.clone(),
+        })
+    }
+
+    /// Where a sandbox is reached, what serves it, and its room for connections.
+    pub fn reachable(&self, uid: &str) -> Option<(Room, Option<Address>, Vec<Serve>)> {
+        let entries = self.lock();
+        let entry = entries.get(uid)?;
+        let serves = entry.specs.iter().map(|c| c.serve).collect();
+        Some((entry.room.clone(), entry.sandbox.address.clone(), serves))
     }
 
     fn remove_if_over(&self, uid: &str) {

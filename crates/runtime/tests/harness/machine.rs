@@ -62,12 +62,13 @@ fn is_taken(slot: u32) -> bool {
     Flock::lock(file, FlockArg::LockSharedNonblock).is_err()
 }
 
-/// How many processes run as users of the slot.
+/// How many processes run as users of the slot; one that only waits to be asked how it ended does not.
 pub fn users_of(slot: u32) -> usize {
     let range = 200_000 + slot * 2048..200_000 + (slot + 1) * 2048;
     let user = |pid: &i32| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let line = status.lines().find(|l| l.starts_with("Uid:"))?;
+        let field = |name: &str| status.lines().find(|l| l.starts_with(name));
+        let line = field("Uid:").filter(|_| !field("State:").is_some_and(|s| s.contains("zombie")))?;
         line.split_whitespace().nth(1)?.parse::<u32>().ok()
     };
     processes().iter().filter_map(user).filter(|u| range.contains(u)).count()
