@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::handler::{label_value_faults, qualified_faults};
 use crate::index::Index;
 use crate::kinds::Strategy;
 use crate::status::{ApiError, Result};
@@ -105,14 +106,19 @@ fn parse_fields(text: &str, row: &Strategy) -> Result<Vec<Field>> {
         } else if let Some((name, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
             (name, true, value)
         } else {
-            return Err(ApiError::BadRequest(format!(
-                "invalid field selector {part:?}: invalid selector: {text:?}; can't understand {part:?}"
-            )));
+            let why = format!("invalid selector: '{text}'; can't understand '{part}'");
+            return Err(ApiError::BadRequest(why));
         };
         let metadata = name == "metadata.name" || (name == "metadata.namespace" && row.namespaced);
         let known = row.fields.iter().find(|(known, _)| *known == name);
         if !metadata && known.is_none() {
-            return Err(ApiError::BadRequest(format!("field label not supported: {name}")));
+            return Err(ApiError::BadRequest(match row.fields {
+                [] if row.namespaced => {
+                    format!("{name:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+                }
+                [] => format!("{name:?} is not a known field selector: only \"metadata.name\""),
+                _ => format!("field label not supported: {name}"),
+            }));
         }
         let pointer = known.map_or("", |(_, pointer)| *pointer);
         fields.push(Field { name: name.to_owned(), pointer, equal, value: value.to_owned() });
@@ -148,7 +154,10 @@ fn parse_requirement(text: &str) -> Result<(Requirement, &str), String> {
     for (operator, equal) in [("==", true), ("!=", false), ("=", true)] {
         if let Some(value) = rest.strip_prefix(operator) {
             let (value, rest) = word(value.trim_start());
-            let values = vec![check_value(value)?];
+            if let Some(odd) = rest.chars().next().filter(|c| value.is_empty() && "=!<>(".contains(*c)) {
+                return Err(format!("found '{odd}', expected: identifier"));
+            }
+            let values = vec![check_value(&key, 0, value)?];
             let requirement = if equal { Requirement::In(key, values) } else { Requirement::NotIn(key, values) };
             return Ok((requirement, rest));
         }
@@ -156,25 +165,26 @@ fn parse_requirement(text: &str) -> Result<(Requirement, &str), String> {
     for (operator, greater) in [(">", true), ("<", false)] {
         if let Some(value) = rest.strip_prefix(operator) {
             let (text, rest) = word(value.trim_start());
-            let number = text
-                .parse()
-                .map_err(|_| format!("for 'Gt', 'Lt' operators, the value must be an integer: {text:?}"))?;
+            let integer = "for 'Gt', 'Lt' operators, the value must be an integer";
+            let number = text.parse().map_err(|_| format!("values[0]: Invalid value: {text:?}: {integer}"))?;
             let requirement = if greater { Requirement::Greater(key, number) } else { Requirement::Less(key, number) };
             return Ok((requirement, rest));
         }
     }
     match word(rest).0 {
-        "in" => set(rest, "in").map(|(values, rest)| (Requirement::In(key, values), rest)),
-        "notin" => set(rest, "notin").map(|(values, rest)| (Requirement::NotIn(key, values), rest)),
-        _ => Ok((Requirement::Exists(key), rest)),
+        "in" => set(&key, rest, "in").map(|(values, rest)| (Requirement::In(key, values), rest)),
+        "notin" => set(&key, rest, "notin").map(|(values, rest)| (Requirement::NotIn(key, values), rest)),
+        "" => Ok((Requirement::Exists(key), rest)),
+        other => Err(format!("found '{other}', expected: in, notin, =, ==, !=, gt, lt")),
     }
 }
 
-fn set<'a>(text: &'a str, operator: &str) -> Result<(Vec<String>, &'a str), String> {
+fn set<'a>(key: &str, text: &'a str, operator: &str) -> Result<(Vec<String>, &'a str), String> {
     let rest = text.trim_start()[operator.len()..].trim_start();
     let inner = rest.strip_prefix('(').ok_or_else(|| format!("found {rest:?}, expected: '('"))?;
-    let (inner, rest) = inner.split_once(')').ok_or("expected: ')'")?;
-    let values = inner.split(',').map(|value| check_value(value.trim())).collect::<Result<_, _>>()?;
+    let (inner, rest) = inner.split_once(')').ok_or("found '', expected: ',', ')' or identifier")?;
+    let values = inner.split(',').enumerate().map(|(i, value)| check_value(key, i, value.trim()));
+    let values = values.collect::<Result<_, _>>()?;
     Ok((values, rest))
 }
 
@@ -184,17 +194,16 @@ fn word(text: &str) -> (&str, &str) {
 }
 
 fn check_key(key: &str) -> Result<String, String> {
-    let name = key.rsplit('/').next().unwrap_or_default();
-    match name.is_empty() || !key.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c)) {
-        true => Err(format!("invalid label key {key:?}")),
-        false => Ok(key.to_owned()),
+    match qualified_faults(key).first() {
+        Some(why) => Err(format!("<nil>: Invalid value: {key:?}: {why}")),
+        None => Ok(key.to_owned()),
     }
 }
 
-fn check_value(value: &str) -> Result<String, String> {
-    match value.len() <= 63 && value.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
-        true => Ok(value.to_owned()),
-        false => Err(format!("invalid label value: {value:?}")),
+fn check_value(key: &str, at: usize, value: &str) -> Result<String, String> {
+    match label_value_faults(value).first() {
+        Some(why) => Err(format!("values[{at}][{key}]: Invalid value: {value:?}: {why}")),
+        None => Ok(value.to_owned()),
     }
 }
 

@@ -26,13 +26,12 @@ pub fn scale_of(kind: &Kind, object: &Value) -> Value {
     let kept = ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"];
     let metadata: Map<_, _> =
         kept.iter().filter_map(|field| Some(((*field).to_owned(), metadata.get(*field)?.clone()))).collect();
-    json!({
-        "kind": "Scale",
-        "apiVersion": "autoscaling/v1",
-        "metadata": metadata,
-        "spec": {"replicas": count("/spec/replicas", custom.map(|paths| &paths.spec))},
-        "status": status,
-    })
+    // None are wanted when none are spoken of.
+    let spec = match count("/spec/replicas", custom.map(|paths| &paths.spec)) {
+        0 => json!({}),
+        replicas => json!({ "replicas": replicas }),
+    };
+    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
 }
 
 /// The object as a written Scale wants it.

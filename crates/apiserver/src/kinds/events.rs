@@ -3,7 +3,7 @@
 use serde_json::Value;
 use store::Durability;
 
-use super::{Shape, Strategy, View};
+use super::{Shape, Strategy, View, set_default};
 use crate::table::{Columns, builtin};
 
 /// The kept name, and the name in `events.k8s.io`.
@@ -24,6 +24,11 @@ pub static EVENT: Strategy = Strategy {
     short_names: &["ev"],
     shape: Shape::Builtin("io.k8s.api.core.v1.Event"),
     durability: |_| Durability::Ephemeral,
+    default: |event| {
+        let Some(event) = event.as_object_mut() else { return };
+        set_default(event, "reportingComponent", "");
+        set_default(event, "reportingInstance", "");
+    },
     fields: &[
         ("involvedObject.kind", "/involvedObject/kind"),
         ("involvedObject.namespace", "/involvedObject/namespace"),

@@ -46,6 +46,7 @@ pub static POD: Strategy = Strategy {
         ("spec.serviceAccountName", "/spec/serviceAccountName"),
         ("status.phase", "/status/phase"),
         ("status.podIP", "/status/podIP"),
+        ("status.nominatedNodeName", "/status/nominatedNodeName"),
     ],
     columns: Columns::Printed(builtin::POD),
     ..Strategy::BASE
