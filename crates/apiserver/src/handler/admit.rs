@@ -144,6 +144,7 @@ pub fn create(writing: &Writing<'_>, mut object: Value, managed: Option<Managed>
     let managed = managed.unwrap_or_else(|| {
         update_ownership(&Managed::default(), &writing.author(Operation::Update), &nothing(kind), &object)
     });
+    (kind.stored().allocate)(&mut object);
     store_ownership(&mut object, &managed)?;
     Ok(object)
 }
@@ -159,6 +160,7 @@ pub fn update(writing: &Writing<'_>, live: &Live, mut new: Value, managed: Optio
     keep_servers_fields(old, &mut new)?;
     if writing.part == Part::Whole {
         complete(kind, &mut new);
+        (kind.stored().allocate)(&mut new);
     }
     check(kind, &new, Some(old))?;
     let changed_spec = kind.generation && spec_changed(kind, old, &new);

@@ -57,6 +57,8 @@ pub struct Strategy {
     pub default: fn(&mut Value),
     /// Sets what a new object starts with, such as a status.
     pub create: fn(&mut Value),
+    /// What the server hands out: it is nobody's in the record of owners.
+    pub allocate: fn(&mut Value),
     /// What the schema cannot say; with the object as it was, on updates.
     pub validate: fn(&Value, Option<&Value>) -> Vec<FieldError>,
     /// Field selectors beside `metadata.name` and `metadata.namespace`: name and JSON pointer.
@@ -183,6 +185,7 @@ impl Strategy {
         durability: |_| Durability::Durable,
         default: |_| {},
         create: |_| {},
+        allocate: |_| {},
         validate: |_, _| vec![],
         fields: &[],
         columns: Columns::NameAndAge,

@@ -16,6 +16,7 @@ pub static SERVICE: Strategy = Strategy {
     status: Some(Status::Separate),
     shape: Shape::Builtin("io.k8s.api.core.v1.Service"),
     default: default_service,
+    allocate,
     create: |service| service["status"] = json!({"loadBalancer": {}}),
     validate,
     fields: &[("spec.clusterIP", "/spec/clusterIP"), ("spec.type", "/spec/type")],
@@ -31,12 +32,6 @@ fn default_service(service: &mut Value) {
         set_default(spec, "sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10_800}}));
     }
     if spec["type"] != "ExternalName" {
-        // Nothing assigns cluster addresses without a cluster's network: every Service is headless.
-        set_default(spec, "clusterIP", "None");
-        let address = spec["clusterIP"].clone();
-        set_default(spec, "clusterIPs", json!([address]));
-        set_default(spec, "ipFamilies", json!(["IPv4"]));
-        set_default(spec, "ipFamilyPolicy", "SingleStack");
         set_default(spec, "internalTrafficPolicy", "Cluster");
     }
     for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
@@ -48,12 +43,27 @@ fn default_service(service: &mut Value) {
     }
 }
 
+/// Nothing assigns cluster addresses without a cluster's network: every Service is headless.
+fn allocate(service: &mut Value) {
+    let Some(spec) = object_at(service, "spec").filter(|spec| spec["type"] != "ExternalName") else { return };
+    set_default(spec, "clusterIP", "None");
+    let address = spec["clusterIP"].clone();
+    set_default(spec, "clusterIPs", json!([address]));
+    // One that selects nothing leads to whatever its endpoints are.
+    let (families, policy) = match spec.get("selector") {
+        Some(_) => (json!(["IPv4"]), "SingleStack"),
+        None => (json!(["IPv4", "IPv6"]), "RequireDualStack"),
+    };
+    set_default(spec, "ipFamilies", families);
+    set_default(spec, "ipFamilyPolicy", policy);
+}
+
 fn validate(service: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &service["spec"];
     let mut errors = vec![];
     let ports = spec["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
     let external = spec["type"] == "ExternalName";
-    if ports.is_empty() && !external && spec["clusterIP"] != "None" {
+    if ports.is_empty() && !external && !matches!(spec["clusterIP"].as_str(), Some("None")) {
         errors.push(FieldError::required("spec.ports", ""));
     }
     for (key, value) in spec["selector"].as_object().into_iter().flatten() {
