@@ -190,7 +190,9 @@ fn plan(kind: &Kind, old: &Value, options: &Options, now: Timestamp) -> Result<D
         // A pod's time is when it must be gone, everything else's when it was asked to go.
         let at = now.checked_add(SignedDuration::from_secs(grace)).unwrap_or(now);
         meta.insert("deletionTimestamp".into(), metadata::time(at).into());
-        meta.insert("deletionGracePeriodSeconds".into(), grace.into());
+        if kind.deletion != Deletion::Namespace {
+            meta.insert("deletionGracePeriodSeconds".into(), grace.into());
+        }
         if !marked && kind.generation {
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
             meta.insert("generation".into(), generation.into());

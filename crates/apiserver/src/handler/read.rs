@@ -44,7 +44,14 @@ impl Inner {
     pub(super) fn in_form(&self, call: &Call<'_>, form: Form, bytes: &Bytes, written: Revision) -> Result<Bytes> {
         Ok(match form {
             Form::Object => shown(call.kind, bytes.clone(), written),
-            Form::Partial => partial_metadata(&mut parse(bytes)?).to_string().into(),
+            Form::Partial => {
+                let mut object = parse(bytes)?;
+                // What a deletion says has no metadata of its own.
+                if object["kind"] == "Status" {
+                    return Ok(bytes.clone());
+                }
+                partial_metadata(&mut object).to_string().into()
+            }
             Form::Table => {
                 let mut object = parse(bytes)?;
                 if object["kind"] != call.kind.kind {

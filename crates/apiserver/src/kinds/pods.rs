@@ -53,7 +53,8 @@ pub static POD: Strategy = Strategy {
 };
 
 fn quality_of_service(spec: &Value) -> &'static str {
-    let containers = || spec["containers"].as_array().into_iter().flatten();
+    let of = |list: &str| spec[list].as_array().into_iter().flatten();
+    let containers = || of("initContainers").chain(of("containers"));
     let resources = |container: &Value, side: &str, name: &str| container["resources"][side][name].clone();
     if containers().all(|c| c["resources"].as_object().is_none_or(|r| r.is_empty())) {
         return "BestEffort";

@@ -22,7 +22,8 @@ pub static SUBJECT_REVIEW: Strategy = Strategy {
     singular: "selfsubjectreview",
     namespaced: false,
     verbs: Verbs::Ask(|review, user| {
-        review["status"] = json!({"userInfo": {"username": user.name, "groups": user.groups}});
+        let groups: Vec<&str> = user.groups.iter().map(String::as_str).chain(["system:authenticated"]).collect();
+        review["status"] = json!({"userInfo": {"username": user.name, "groups": groups}});
     }),
     shape: Shape::Builtin("io.k8s.api.authentication.v1.SelfSubjectReview"),
     ..Strategy::BASE

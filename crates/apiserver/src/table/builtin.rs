@@ -23,12 +23,12 @@ pub static NAMESPACE: &Printer = &Printer {
 };
 
 pub static CONFIG_MAP: &Printer = &Printer {
-    columns: &[column("Name"), number("Data"), column("Age")],
+    columns: &[column("Name"), column("Data"), column("Age")],
     cells: |o, now| vec![name(o), (size(&o["data"]) + size(&o["binaryData"])).into(), age(o, now)],
 };
 
 pub static SECRET: &Printer = &Printer {
-    columns: &[column("Name"), column("Type"), number("Data"), column("Age")],
+    columns: &[column("Name"), column("Type"), column("Data"), column("Age")],
     cells: |o, now| vec![name(o), o["type"].clone(), size(&o["data"]).into(), age(o, now)],
 };
 
@@ -83,8 +83,8 @@ pub static DEPLOYMENT: &Printer = &Printer {
     columns: &[
         column("Name"),
         column("Ready"),
-        number("Up-to-date"),
-        number("Available"),
+        column("Up-to-date"),
+        column("Available"),
         column("Age"),
         wide("Containers"),
         wide("Images"),

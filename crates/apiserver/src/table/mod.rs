@@ -61,7 +61,7 @@ pub fn table(kind: &Kind, rows: Rows<'_>, metadata: Value, columns: bool) -> Val
             let cells = cells(kind, &printed, &object, now);
             let mut row = json!({"cells": cells});
             match include.as_str() {
-                "None" => {}
+                "None" => row["object"] = Value::Null,
                 "Object" => row["object"] = object,
                 _ => row["object"] = partial_metadata(&mut object),
             }
