@@ -23,6 +23,8 @@ pub enum ApiError {
     NoSuchPath,
     #[error("{resource} {name:?} already exists")]
     AlreadyExists { resource: Resource, name: String },
+    #[error("object is being deleted: {resource} {name:?} already exists")]
+    BeingDeleted { resource: Resource, name: String },
     #[error("Operation cannot be fulfilled on {resource} {name:?}: {why}")]
     Conflict { resource: Resource, name: String, why: String },
     #[error("{}", apply_conflict(.causes))]
@@ -183,7 +185,7 @@ impl ApiError {
         match self {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
             Self::NotFound { .. } | Self::NoSuchPath => (StatusCode::NOT_FOUND, "NotFound"),
-            Self::AlreadyExists { .. } => (StatusCode::CONFLICT, "AlreadyExists"),
+            Self::AlreadyExists { .. } | Self::BeingDeleted { .. } => (StatusCode::CONFLICT, "AlreadyExists"),
             Self::Conflict { .. } | Self::ApplyConflict { .. } => (StatusCode::CONFLICT, "Conflict"),
             Self::Invalid { .. } | Self::InvalidOptions { .. } | Self::InvalidPatch(_) | Self::Unprocessable(_) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "Invalid")
@@ -250,6 +252,7 @@ impl ApiError {
         match self {
             Self::NotFound { resource, name }
             | Self::AlreadyExists { resource, name }
+            | Self::BeingDeleted { resource, name }
             | Self::Conflict { resource, name, .. } => Some(named(resource, name, resource.plural)),
             Self::Forbidden { resource, name, cause, .. } => {
                 let mut details = named(resource, name, resource.plural);
@@ -317,7 +320,8 @@ fn apply_conflict(causes: &[FieldConflict]) -> String {
     let mut last = None;
     for cause in causes {
         if last != Some(&cause.manager) {
-            text += &format!(" conflicts with {}:", cause.manager);
+            let before = if last.is_none() { " " } else { "\n" };
+            text += &format!("{before}conflicts with {}:", cause.manager);
             last = Some(&cause.manager);
         }
         text += &format!("\n- {}", cause.field);
@@ -373,6 +377,15 @@ mod tests {
                 },
                 409,
                 r#"Apply failed with 1 conflict: conflict with "a" using v1: .spec.x"#,
+            ),
+            (
+                ApiError::ApplyConflict {
+                    causes: [("a", ".x"), ("a", ".y"), ("b", ".z")]
+                        .map(|(manager, field)| FieldConflict { manager: manager.into(), field: field.into() })
+                        .to_vec(),
+                },
+                409,
+                "Apply failed with 3 conflicts: conflicts with a:\n- .x\n- .y\nconflicts with b:\n- .z",
             ),
             (
                 ApiError::Store(StoreError::Compacted { requested: 3, oldest: 9 }),

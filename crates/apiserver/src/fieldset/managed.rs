@@ -257,7 +257,9 @@ fn conflicts(managed: &Managed, owner: &Owner, changed: &Fields) -> Vec<FieldCon
         let paths = entry.fields.intersection(changed).paths();
         paths.into_iter().map(move |field| FieldConflict { manager: manager.clone(), field })
     });
-    conflicts.collect()
+    let mut conflicts: Vec<FieldConflict> = conflicts.collect();
+    conflicts.sort_by(|a, b| a.manager.cmp(&b.manager));
+    conflicts
 }
 
 /// How an object changed, apart from what nobody owns.

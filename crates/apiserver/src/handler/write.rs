@@ -24,6 +24,9 @@ const ATTEMPTS: usize = 32;
 /// Names tried for one `generateName`.
 const NAMES: usize = 8;
 
+/// Kinds whose objects a replace makes when they are not there, as in Kubernetes.
+const MADE_BY_UPDATE: [&str; 3] = ["services", "leases", "events"];
+
 /// The namespaces that everything relies on: made when missing, and never deleted.
 pub(super) const LASTING: [&str; 4] =
     ["default", "kube-system", api::names::NODE_LEASE_NAMESPACE, api::names::SYSTEM_NAMESPACE];
@@ -124,6 +127,14 @@ impl Inner {
                             done => return done,
                         }
                     }
+                    Intent::Replace(object) if may_be_made(call, object) => {
+                        let admitted = admit::create(&writing, object.clone(), None)?;
+                        self.check_namespace(call, &admitted)?;
+                        match self.insert(call, admitted) {
+                            Err(ApiError::AlreadyExists { .. }) => continue,
+                            done => return done,
+                        }
+                    }
                     _ => return Err(call.not_found()),
                 }
             };
@@ -192,7 +203,15 @@ impl Inner {
             return Ok(Answer { status: StatusCode::CREATED, body, revision: None, warnings: vec![] });
         }
         let committed = match self.put(call.kind, &key, &object, Expect::Absent) {
-            Err(ApiError::Store(StoreError::Conflict { .. })) => return Err(exists()),
+            Err(ApiError::Store(StoreError::Conflict { .. })) => {
+                let resource = call.kind.resource();
+                let deleting = self.store.get(&key).is_some_and(|entry| entry.index.deleting);
+                // A made name is tried again, and so is an apply: neither meets one on its way out for long.
+                return Err(match deleting && call.parts.method == http::Method::POST {
+                    true => ApiError::BeingDeleted { resource, name: name.to_owned() },
+                    false => exists(),
+                });
+            }
             done => done?,
         };
         if key.starts_with(EVENT_PREFIX) {
@@ -307,6 +326,12 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Whether a replace makes what is not there. One that says what it replaces does not.
+fn may_be_made(call: &Call<'_>, object: &Value) -> bool {
+    let says = |field: &str| object["metadata"][field].as_str().is_some_and(|text| !text.is_empty());
+    call.subresource.is_none() && MADE_BY_UPDATE.contains(&call.kind.plural) && !says("uid") && !says("resourceVersion")
 }
 
 /// What `old` becomes. Pure but for the clock that `writing` already read.

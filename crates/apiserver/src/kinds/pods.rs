@@ -89,9 +89,9 @@ fn validate(pod: &Value, old: Option<&Value>) -> Vec<FieldError> {
     if comparable(pod) == comparable(old) {
         return vec![];
     }
-    let detail = "pod updates may not change fields other than `spec.containers[*].image`, \
-                  `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.tolerations` (only additions to \
-                  existing tolerations), `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
+    let detail = "pod updates may not change fields other than `spec.containers[*].image`,\
+                  `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to \
+                  existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
                   previously negative)";
     vec![FieldError::forbidden("spec", detail)]
 }

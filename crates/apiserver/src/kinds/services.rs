@@ -30,6 +30,8 @@ fn default_service(service: &mut Value) {
     set_default(spec, "sessionAffinity", "None");
     if spec["sessionAffinity"] == "ClientIP" {
         set_default(spec, "sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10_800}}));
+    } else {
+        spec.shift_remove("sessionAffinityConfig");
     }
     if spec["type"] != "ExternalName" {
         set_default(spec, "internalTrafficPolicy", "Cluster");

@@ -37,6 +37,10 @@ fn default_container(container: &mut Map<String, Value>) {
         }
     }
     for env in container.get_mut("env").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(variable) = env.as_object_mut().filter(|variable| variable.get("value").is_some_and(|v| v == "")) {
+            // An empty value is what a variable has without one.
+            variable.shift_remove("value");
+        }
         if let Some(field) = env.pointer_mut("/valueFrom/fieldRef").and_then(Value::as_object_mut) {
             set_default(field, "apiVersion", "v1");
         }

@@ -115,6 +115,40 @@ async fn unknown_fields() {
 }
 
 #[tokio::test]
+async fn some_kinds_are_made_by_a_replace() {
+    let server = server();
+    for (plural, name, extra, want) in [
+        ("services", "a", json!({}), 201),
+        ("services", "a", json!({}), 200),
+        ("services", "b", json!({"resourceVersion": "5"}), 404),
+        ("configmaps", "a", json!({}), 404),
+    ] {
+        let mut object = json!({"metadata": extra, "spec": {"clusterIP": "None"}});
+        object["metadata"]["name"] = name.into();
+        let path = format!("/api/v1/namespaces/default/{plural}/{name}");
+        let (status, answer) = call(&server, Method::PUT, &path, &[], object.to_string()).await;
+        assert_eq!(status, want, "{plural} {name}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_out_is_still_there() {
+    let server = server();
+    let held = json!({"metadata": {"name": "a", "finalizers": ["a.example/b"]}}).to_string();
+    let path = format!("{MAPS}/a");
+    for (method, path, want) in [
+        (Method::POST, MAPS, ""),
+        (Method::POST, MAPS, r#"configmaps "a" already exists"#),
+        (Method::DELETE, path.as_str(), ""),
+        (Method::POST, MAPS, r#"object is being deleted: configmaps "a" already exists"#),
+    ] {
+        let body = if method == Method::POST { held.clone() } else { String::new() };
+        let (_, answer) = call(&server, method.clone(), path, &[], body).await;
+        assert_eq!(answer["message"].as_str().unwrap_or_default(), want, "{method} {answer}");
+    }
+}
+
+#[tokio::test]
 async fn dry_runs_change_nothing() {
     let server = server();
     call(&server, Method::POST, MAPS, &[], map("a")).await;
