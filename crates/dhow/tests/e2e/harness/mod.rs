@@ -23,7 +23,7 @@ pub const DHOW: &str = env!("CARGO_BIN_EXE_dhow");
 /// Far longer than anything takes; a test that needs it all has failed.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-pub use cluster::admin;
+pub use cluster::{admin, kubeconfig as cluster_kubeconfig};
 pub use footprint::{Footprint, cpu_shares, footprint};
 pub use load::Load;
 pub use service::{IMAGE, always, container};
