@@ -13,6 +13,7 @@ mod fieldset;
 mod handler;
 mod index;
 mod kinds;
+mod listing;
 mod logs;
 mod openapi;
 mod options;
@@ -114,7 +115,7 @@ impl ApiServer {
     /// Serves what the store holds. The namespaces that every cluster has are made when they are missing, and the
     /// definitions of our own types brought to what this program knows.
     pub fn new(store: ObjectStore, config: Config) -> Result<Self, ApiError> {
-        let events = store.list(kinds::EVENT_PREFIX, None, 0);
+        let events = store.list(kinds::EVENT_PREFIX);
         let mut oldest_first = events.entries;
         oldest_first.sort_by_key(|entry| entry.created);
         let inner = Inner {

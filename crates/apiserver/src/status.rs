@@ -52,10 +52,15 @@ pub enum ApiError {
     Unprocessable(String),
     #[error("{0}")]
     Expired(String),
+    #[error(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list \
+         without the continue parameter, or use the continue token in this response to retrieve the remainder of the \
+         results. Continuing with the provided token results in an inconsistent list - objects that were created, \
+         modified, or deleted between the time the first chunk was returned and now may show up in the list."
+    )]
+    ContinueExpired { inconsistent: String },
     #[error("{0}")]
     TooManyRequests(String),
-    #[error("Timeout: Too large resource version: {requested}, current: {current}")]
-    TooLargeResourceVersion { requested: u64, current: u64 },
     #[error("{0}")]
     Unavailable(String),
     #[error("Internal error occurred: {0}")]
@@ -196,9 +201,8 @@ impl ApiError {
             Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
             Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType"),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
-            Self::Expired(_) => (StatusCode::GONE, "Expired"),
+            Self::Expired(_) | Self::ContinueExpired { .. } => (StatusCode::GONE, "Expired"),
             Self::TooManyRequests(_) => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
-            Self::TooLargeResourceVersion { .. } => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
             Self::Store(error) => match error {
@@ -227,6 +231,9 @@ impl ApiError {
         if let Some(details) = self.details() {
             status["details"] = details;
         }
+        if let Self::ContinueExpired { inconsistent } = self {
+            status["metadata"]["continue"] = inconsistent.as_str().into();
+        }
         status
     }
 
@@ -234,6 +241,9 @@ impl ApiError {
         match self {
             Self::Store(StoreError::Compacted { requested, oldest }) => {
                 format!("too old resource version: {requested} ({oldest})")
+            }
+            Self::Store(StoreError::Ahead { requested, current }) => {
+                format!("Timeout: Too large resource version: {requested}, current: {current}")
             }
             _ => self.to_string(),
         }
@@ -280,7 +290,7 @@ impl ApiError {
                     .collect();
                 Some(json!({"causes": Value::Array(causes)}))
             }
-            Self::TooLargeResourceVersion { .. } | Self::Store(StoreError::Ahead { .. }) => Some(json!({
+            Self::Store(StoreError::Ahead { .. }) => Some(json!({
                 "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
                 "retryAfterSeconds": 1,
             })),
@@ -292,10 +302,6 @@ impl ApiError {
     }
 }
 
-fn causes(errors: &[FieldError]) -> Value {
-    errors.iter().map(|e| json!({"reason": e.reason(), "message": e.message(), "field": e.field})).collect()
-}
-
 /// The answer to a deletion that left nothing behind.
 pub fn deleted(resource: Resource, name: &str, uid: &str) -> Value {
     let mut details = json!({"name": name, "kind": resource.plural, "uid": uid});
@@ -303,6 +309,10 @@ pub fn deleted(resource: Resource, name: &str, uid: &str) -> Value {
         details["group"] = resource.group.into();
     }
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
+}
+
+fn causes(errors: &[FieldError]) -> Value {
+    errors.iter().map(|e| json!({"reason": e.reason(), "message": e.message(), "field": e.field})).collect()
 }
 
 fn aggregate(errors: &[FieldError]) -> String {

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::handler::{Call, json_bytes, partial_metadata, shown};
 use crate::index::Index;
 use crate::kinds::Kind;
+use crate::listing::Start;
 use crate::request::Form;
 use crate::selector::{Candidate, Selector};
 use crate::status::{ApiError, Result};
@@ -55,15 +56,6 @@ struct State {
     stop: CancellationToken,
     ended: bool,
     _room: Option<OwnedSemaphorePermit>,
-}
-
-/// Where a watch begins.
-enum Start {
-    /// With what is there, as ADDED; `marked`: then a bookmark that says so.
-    Present {
-        marked: bool,
-    },
-    After(Revision),
 }
 
 impl Inner {
@@ -111,13 +103,16 @@ impl Inner {
 
     fn begin(&self, call: &Call<'_>, state: &mut State) -> Result<()> {
         let prefix = call.kind.prefix(call.namespace);
-        let start = start(call)?;
-        let Start::Present { marked } = start else {
-            let Start::After(revision) = start else { return Ok(()) };
-            state.source = Some(self.store.watch(&prefix, Some(revision))?);
-            return Ok(());
+        let (not_older, marked) = match Start::parse(call.query)? {
+            Start::Present { not_older, marked } => (not_older, marked),
+            other => {
+                let from = if let Start::After(revision) = other { Some(revision) } else { None };
+                state.source = Some(self.store.watch(&prefix, from)?);
+                return Ok(());
+            }
         };
-        let listing = self.store.list(&prefix, None, 0);
+        self.check_reached(not_older)?;
+        let listing = self.store.list(&prefix);
         state.source = Some(self.store.watch(&prefix, Some(listing.revision))?);
         for entry in listing.entries {
             if state.selector.matches(Candidate::of(&entry)) {
@@ -137,23 +132,6 @@ fn watch_selector(call: &Call<'_>) -> Result<Selector> {
     let fields = [call.query.get("fieldSelector"), named.as_deref()];
     let fields: Vec<&str> = fields.into_iter().flatten().collect();
     Selector::parse(call.query.get("labelSelector"), Some(&fields.join(",")), call.kind)
-}
-
-fn start(call: &Call<'_>) -> Result<Start> {
-    let revision = call.query.revision("resourceVersion")?.unwrap_or(0);
-    if call.query.get("sendInitialEvents").is_some() {
-        let invalid = |text: &str| Err(ApiError::BadRequest(text.to_owned()));
-        if call.query.get("resourceVersionMatch") != Some("NotOlderThan") {
-            return invalid("resourceVersionMatch=NotOlderThan is required when sendInitialEvents is set");
-        }
-        if call.query.flag("sendInitialEvents") {
-            if !call.query.flag("allowWatchBookmarks") {
-                return invalid("allowWatchBookmarks is required when sendInitialEvents is true");
-            }
-            return Ok(Start::Present { marked: true });
-        }
-    }
-    Ok(if revision == 0 { Start::Present { marked: false } } else { Start::After(revision) })
 }
 
 fn error_only(mut state: State, error: &ApiError) -> State {
@@ -239,7 +217,7 @@ impl State {
             (Some(before), None) if change.current.is_some() => {
                 ("DELETED", at(&before.value, change.revision), before.modified)
             }
-            (Some(before), None) => ("DELETED", before.value.clone(), before.modified),
+            (Some(before), None) => ("DELETED", change.last.as_ref().unwrap_or(&before.value).clone(), before.modified),
             (None, None) => return None,
         };
         Some(self.showing.frame(kind, bytes, written))

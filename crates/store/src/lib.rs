@@ -10,12 +10,14 @@
 
 mod disk;
 mod error;
+mod list;
 mod options;
 mod store;
 mod watch;
 mod writer;
 
 pub use error::StoreError;
+pub use list::{Listing, Range};
 pub use options::{Counters, Options};
-pub use store::{Change, Durability, Entry, Expect, Indexer, Listing, Revision, Store, Write};
+pub use store::{Change, Durability, Entry, Expect, Indexer, Revision, Store, Write};
 pub use watch::Watch;

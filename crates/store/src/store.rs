@@ -1,7 +1,6 @@
 //! The store itself: entries in memory, one writer at a time, readers never behind a `make` or an fsync.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -10,6 +9,7 @@ use bytes::Bytes;
 
 use crate::disk::Disk;
 use crate::error::StoreError;
+use crate::list::{Listing, Past, Range, undone};
 use crate::options::{Counters, Counting, Options};
 use crate::watch::{Feed, Watch};
 use crate::writer::{Operation, Writer};
@@ -67,20 +67,10 @@ pub struct Change<I> {
     pub key: Arc<str>,
     /// `None`: deleted.
     pub current: Option<Entry<I>>,
-    /// What was there before. Of a deletion, its value is the `last` of [`Write::Delete`]; all else is as it was.
+    /// What was there before.
     pub previous: Option<Entry<I>>,
-}
-
-/// A page of entries in key order.
-#[derive(Clone, Debug)]
-pub struct Listing<I> {
-    /// All writes up to this revision are in it, and none after.
-    pub revision: Revision,
-    pub entries: Vec<Entry<I>>,
-    /// Whether `limit` cut it short.
-    pub more: bool,
-    /// How many entries come after the last one here.
-    pub remaining: usize,
+    /// Of a deletion: what it says of the value that was deleted, the `last` of [`Write::Delete`].
+    pub last: Option<Bytes>,
 }
 
 /// A handle; all clones are the same store. The writer thread ends with [`Store::close`] or with the last clone,
@@ -155,22 +145,33 @@ impl<I: Send + Sync + 'static> Store<I> {
         self.shared.read().entries.get(key).map(|slot| slot.entry.clone())
     }
 
-    /// The entries whose key begins with `prefix` and comes after `after`, at most `limit` of them (0 = all).
-    pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Listing<I> {
-        let lower = match after {
-            Some(after) if after >= prefix => Bound::Excluded(after),
-            _ => Bound::Included(prefix),
-        };
+    /// All entries below the prefix, as they are now.
+    pub fn list(&self, prefix: &str) -> Listing<I> {
+        self.select(Range { prefix, ..Range::default() }, |_| true)
+    }
+
+    /// The entries of the range that are `wanted`, as they are now. Writers wait while `wanted` is asked.
+    pub fn select(&self, range: Range<'_>, wanted: impl Fn(&Entry<I>) -> bool) -> Listing<I> {
         let state = self.shared.read();
-        let mut below = state
-            .entries
-            .range::<str, _>((lower, Bound::Unbounded))
-            .map(|(_, slot)| &slot.entry)
-            .take_while(|entry| entry.key.starts_with(prefix));
-        let limit = if limit == 0 { usize::MAX } else { limit };
-        let entries: Vec<_> = below.by_ref().take(limit).cloned().collect();
-        let remaining = below.count();
-        Listing { revision: self.revision(), entries, more: remaining > 0, remaining }
+        let entries = range.of(&state.entries).map(|(_, slot)| &slot.entry);
+        range.take(self.revision(), entries, wanted)
+    }
+
+    /// The same as of a revision of the past: `Compacted` when it is not kept any more, `Ahead` when it is to come.
+    pub fn select_at(
+        &self,
+        revision: Revision,
+        range: Range<'_>,
+        wanted: impl Fn(&Entry<I>) -> bool,
+    ) -> Result<Listing<I>, StoreError> {
+        let state = self.shared.read();
+        state.feed.check(revision, self.revision())?;
+        let undone = undone(&state.feed, revision, range.prefix);
+        let past = Past {
+            present: range.of(&state.entries).map(|(_, slot)| &slot.entry).peekable(),
+            undone: range.of(&undone).map(|(key, was)| (key, *was)).peekable(),
+        };
+        Ok(range.take(revision, past, wanted))
     }
 
     /// One atomic write of one key.
@@ -201,14 +202,14 @@ impl<I: Send + Sync + 'static> Store<I> {
                 let key = current.as_ref().map_or_else(|| Arc::from(key), |entry| entry.key.clone());
                 let created = current.as_ref().map_or(revision, |entry| entry.created);
                 let entry = Entry { key: key.clone(), value, index: Arc::new(index), created, modified: revision };
-                Change { revision, key, current: Some(entry), previous: current }
+                Change { revision, key, current: Some(entry), previous: current, last: None }
             }
             Write::Delete { last } => {
                 let Some(previous) = current else {
                     return Err(E::from(Expect::Present.conflict(key, None)));
                 };
-                let previous = Entry { value: last, ..previous };
-                Change { revision, key: previous.key.clone(), current: None, previous: Some(previous) }
+                let key = previous.key.clone();
+                Change { revision, key, current: None, previous: Some(previous), last: Some(last) }
             }
         };
         let on_disk = change.current.is_some() && durability == Durability::Durable && shared.writer.is_some();
@@ -384,7 +385,8 @@ impl<I> Change<I> {
     /// What keeping this change in the history may keep alive.
     pub(crate) fn kept_bytes(&self) -> usize {
         let value = |entry: &Option<Entry<I>>| entry.as_ref().map_or(0, |entry| entry.value.len());
-        self.key.len() + value(&self.current) + value(&self.previous)
+        let last = self.last.as_ref().map_or(0, Bytes::len);
+        self.key.len() + value(&self.current) + value(&self.previous) + last
     }
 }
 
@@ -409,6 +411,7 @@ impl<I> Clone for Change<I> {
             key: self.key.clone(),
             current: self.current.clone(),
             previous: self.previous.clone(),
+            last: self.last.clone(),
         }
     }
 }

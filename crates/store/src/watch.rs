@@ -78,6 +78,23 @@ impl<I> Feed<I> {
         self.oldest
     }
 
+    /// Whether all changes after the revision are known, of which `current` is the last.
+    pub fn check(&self, requested: Revision, current: Revision) -> Result<(), StoreError> {
+        if requested < self.oldest {
+            return Err(StoreError::Compacted { requested, oldest: self.oldest });
+        }
+        if requested > current {
+            return Err(StoreError::Ahead { requested, current });
+        }
+        Ok(())
+    }
+
+    /// The changes after the revision, oldest first.
+    pub fn since(&self, revision: Revision) -> impl Iterator<Item = &Arc<Change<I>>> {
+        let after = self.history.partition_point(|change| change.revision <= revision);
+        self.history.range(after..)
+    }
+
     pub fn publish(&mut self, change: Arc<Change<I>>, options: &Options, counting: &Counting) {
         self.watchers.retain(|watcher| {
             if !change.key.starts_with(&*watcher.prefix) {
@@ -111,14 +128,8 @@ impl<I> Feed<I> {
     ) -> Result<Watch<I>, StoreError> {
         let current = revision.load(Ordering::Acquire);
         let start = from.unwrap_or(current);
-        if start < self.oldest {
-            return Err(StoreError::Compacted { requested: start, oldest: self.oldest });
-        }
-        if start > current {
-            return Err(StoreError::Ahead { requested: start, current });
-        }
-        let after = self.history.partition_point(|change| change.revision <= start);
-        let backlog = self.history.range(after..).filter(|c| c.key.starts_with(prefix)).cloned().collect();
+        self.check(start, current)?;
+        let backlog = self.since(start).filter(|change| change.key.starts_with(prefix)).cloned().collect();
         let (sender, queue) = mpsc::channel(capacity.max(1));
         let overflowed = Arc::new(AtomicBool::new(false));
         // Those whose prefix is never written to would otherwise stay for ever.

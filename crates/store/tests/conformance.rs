@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use store::{Change, Durability, Expect, Options, Revision, Store, StoreError, Watch, Write};
+use store::{Change, Durability, Expect, Options, Range, Revision, Store, StoreError, Watch, Write};
 
 /// The index of these tests: the length of the value.
 fn index(_key: &str, value: &[u8]) -> usize {
@@ -63,6 +63,8 @@ cases! {
     an_error_of_make_changes_nothing
     deletion_carries_the_stamped_value
     listing_pages
+    listing_what_is_wanted
+    listing_the_past
     watch_from_a_revision_under_concurrent_writers
     watch_from_now
     slow_watch_overflows
@@ -153,9 +155,9 @@ async fn deletion_carries_the_stamped_value(engine: Engines) {
     assert!(store.get("a").is_none());
     let seen = take(&mut watch, 2).await.pop().unwrap();
     assert!(seen.current.is_none() && deleted.current.is_none());
+    assert_eq!(*seen.last.as_ref().unwrap(), format!("deleted at {}", deleted.revision));
     let previous = seen.previous.clone().unwrap();
-    assert_eq!(previous.value, format!("deleted at {}", deleted.revision));
-    assert_eq!((*previous.index, previous.modified), (3, first.revision), "the rest is as it was");
+    assert_eq!((&previous.value[..], *previous.index, previous.modified), (&b"123"[..], 3, first.revision));
     let again = put(&store, "a", Expect::Absent, "4").unwrap();
     assert_eq!(store.get("a").unwrap().created, again.revision, "a new life");
 }
@@ -167,7 +169,7 @@ async fn listing_pages(engine: Engines) {
     }
     // prefix, after, limit, keys of the page, remaining
     type Row<'a> = (&'a str, Option<&'a str>, usize, &'a [&'a str], usize);
-    let rows: [Row<'_>; 9] = [
+    let rows: [Row<'_>; 11] = [
         ("a/", None, 0, &["a/1", "a/2", "a/3", "a/é"], 0),
         ("a/", None, 2, &["a/1", "a/2"], 2),
         ("a/", Some("a/2"), 2, &["a/3", "a/é"], 0),
@@ -177,9 +179,11 @@ async fn listing_pages(engine: Engines) {
         ("a/", Some("a"), 1, &["a/1"], 3),
         ("", None, 0, &["a/1", "a/2", "a/3", "a/é", "a0", "b/1"], 0),
         ("c", None, 1, &[], 0),
+        ("a/", Some("b"), 1, &[], 0),
+        ("a/", Some("a0"), 0, &[], 0),
     ];
     for (prefix, after, limit, want, remaining) in rows {
-        let page = store.list(prefix, after, limit);
+        let page = store.select(Range { prefix, after, limit }, |_| true);
         let keys: Vec<&str> = page.entries.iter().map(|entry| &*entry.key).collect();
         assert_eq!(
             (keys.as_slice(), page.remaining, page.more),
@@ -188,6 +192,60 @@ async fn listing_pages(engine: Engines) {
         );
         assert_eq!(page.revision, store.revision());
     }
+}
+
+async fn listing_what_is_wanted(engine: Engines) {
+    let Engine { store, _folder } = engine(Options::default());
+    for (key, value) in [("a", "1"), ("b", "22"), ("c", "1"), ("d", "22"), ("e", "1")] {
+        put(&store, key, Expect::Absent, value).unwrap();
+    }
+    // after, limit, keys, whether more may come: a page ends with the last entry that it has room for.
+    for (after, limit, want, more) in
+        [(None, 1, "b", true), (None, 2, "bd", true), (Some("b"), 2, "d", false), (Some("d"), 1, "", false)]
+    {
+        let page = store.select(Range { prefix: "", after, limit }, |entry| *entry.index == 2);
+        let keys: String = page.entries.iter().map(|entry| &*entry.key).collect();
+        assert_eq!((keys.as_str(), page.more), (want, more), "{after:?} {limit}");
+    }
+}
+
+async fn listing_the_past(engine: Engines) {
+    let Engine { store, _folder } = engine(Options { history: 6, ..Options::default() });
+    let start = store.revision();
+    put(&store, "k/a", Expect::Any, "1").unwrap();
+    put(&store, "k/b", Expect::Any, "1").unwrap();
+    put(&store, "k/a", Expect::Any, "2").unwrap();
+    delete(&store, "k/b", Expect::Any).unwrap();
+    put(&store, "k/c", Expect::Any, "1").unwrap();
+    put(&store, "k/b", Expect::Any, "3").unwrap();
+    let shown = |revision, range| {
+        let listing = store.select_at(revision, range, |_| true)?;
+        assert_eq!(listing.revision, revision);
+        let entries = listing.entries.iter().map(|e| format!("{}={}", e.key, String::from_utf8_lossy(&e.value)));
+        Ok::<_, StoreError>((entries.collect::<Vec<_>>().join(" "), listing.remaining))
+    };
+    let all = Range { prefix: "k/", ..Range::default() };
+    for (revision, range, want, remaining) in [
+        (start, all, "", 0),
+        (start + 1, all, "k/a=1", 0),
+        (start + 2, all, "k/a=1 k/b=1", 0),
+        (start + 2, Range { limit: 1, ..all }, "k/a=1", 1),
+        (start + 3, all, "k/a=2 k/b=1", 0),
+        (start + 4, all, "k/a=2", 0),
+        (start + 5, all, "k/a=2 k/c=1", 0),
+        (start + 5, Range { after: Some("k/a"), ..all }, "k/c=1", 0),
+        (start + 5, Range { prefix: "k/b", ..all }, "", 0),
+        (start + 6, all, "k/a=2 k/b=3 k/c=1", 0),
+    ] {
+        assert_eq!(shown(revision, range).unwrap(), (want.to_owned(), remaining), "{} {range:?}", revision - start);
+    }
+    let ahead = shown(start + 7, all).unwrap_err();
+    assert!(
+        matches!(ahead, StoreError::Ahead { requested, current } if (requested, current) == (start + 7, start + 6))
+    );
+    put(&store, "elsewhere", Expect::Any, "1").unwrap();
+    let compacted = shown(start, all).unwrap_err();
+    assert!(matches!(compacted, StoreError::Compacted { requested, .. } if requested == start), "{compacted}");
 }
 
 /// Every watch that starts at a listing and follows sees exactly what the store becomes.
@@ -217,7 +275,7 @@ async fn watch_from_a_revision_under_concurrent_writers(engine: Engines) {
             let store = store.clone();
             tokio::spawn(async move {
                 tokio::task::yield_now().await;
-                let listing = store.list("k/", None, 0);
+                let listing = store.list("k/");
                 let mut watch = store.watch("k/", Some(listing.revision)).unwrap();
                 let mut seen: BTreeMap<String, Bytes> =
                     listing.entries.iter().map(|e| (e.key.to_string(), e.value.clone())).collect();
@@ -242,7 +300,7 @@ async fn watch_from_a_revision_under_concurrent_writers(engine: Engines) {
         writer.await.unwrap();
     }
     let want: BTreeMap<String, Bytes> =
-        store.list("k/", None, 0).entries.iter().map(|e| (e.key.to_string(), e.value.clone())).collect();
+        store.list("k/").entries.iter().map(|e| (e.key.to_string(), e.value.clone())).collect();
     let end = put(&store, "k/~", Expect::Absent, "end").unwrap().revision;
     for follower in followers {
         assert_eq!(follower.await.unwrap(), want);

@@ -110,13 +110,13 @@ impl Acknowledged {
         assert!(steps_further.values().all(|steps| *steps <= 1), "{round}: {steps_further:?}");
         assert!(store.revision() > self.highest, "{round}");
         check_values(store, round);
-        let entries = store.list("", None, 0).entries;
+        let entries = store.list("").entries;
         self.keys = entries.into_iter().map(|entry| (entry.key.to_string(), (entry.modified, true))).collect();
     }
 }
 
 fn check_values(store: &Store<()>, round: &str) {
-    for entry in store.list("", None, 0).entries {
+    for entry in store.list("").entries {
         let text = String::from_utf8(entry.value.to_vec()).unwrap();
         assert_eq!(text.split(':').next(), Some(entry.modified.to_string().as_str()), "{round}: {}", entry.key);
     }
@@ -244,7 +244,7 @@ fn without_log(path: &Path, wal: &Path) -> Vec<(String, Revision)> {
     let main = copy.path().join("objects.sqlite");
     std::fs::copy(path, &main).unwrap();
     assert!(wal.exists());
-    let entries = open(&main).unwrap().list("", None, 0).entries;
+    let entries = open(&main).unwrap().list("").entries;
     assert!(!entries.is_empty(), "something was checkpointed");
     entries.into_iter().map(|entry| (entry.key.to_string(), entry.modified)).collect()
 }

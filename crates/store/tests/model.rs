@@ -1,5 +1,5 @@
-//! Random histories against a plain map, on both engines: what a read says, what a watch delivers, what a restart
-//! keeps.
+//! Random histories against a plain map of every revision, on both engines: what a read of the present and of the past
+//! says, what a watch delivers, what a restart keeps.
 
 #![allow(clippy::unwrap_used, reason = "a failed test ends by panicking")]
 
@@ -8,14 +8,31 @@ use std::path::Path;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use store::{Durability, Expect, Options, Revision, Store, StoreError, Write};
+use store::{Durability, Expect, Options, Range, Revision, Store, StoreError, Write};
 
 #[derive(Clone, Debug)]
 enum Step {
-    Put { key: u8, value: u8, durable: bool, expect: Guess },
-    Delete { key: u8, expect: Guess },
+    Put {
+        key: u8,
+        value: u8,
+        durable: bool,
+        expect: Guess,
+    },
+    Delete {
+        key: u8,
+        expect: Guess,
+    },
     Follow,
-    Restart { clean: bool },
+    /// A page as of so many revisions ago, after that key.
+    Past {
+        back: u64,
+        after: Option<u8>,
+        limit: usize,
+        wanted: u8,
+    },
+    Restart {
+        clean: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +59,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(key, value, durable, expect)| Step::Put { key, value, durable, expect }),
         4 => (0..6u8, guess()).prop_map(|(key, expect)| Step::Delete { key, expect }),
         1 => Just(Step::Follow),
+        4 => (0..40u64, prop::option::of(0..6u8), 0..5usize, any::<u8>())
+            .prop_map(|(back, after, limit, wanted)| Step::Past { back, after, limit, wanted }),
         1 => any::<bool>().prop_map(|clean| Step::Restart { clean }),
     ]
 }
@@ -55,21 +74,30 @@ struct Known {
 }
 
 type Model = BTreeMap<String, Known>;
+type Shown = Vec<(String, Bytes, Revision, Revision)>;
+
+/// Few enough that histories outgrow it.
+fn options() -> Options {
+    Options { history: 30, ..Options::default() }
+}
 
 fn index(_key: &str, value: &[u8]) -> usize {
     value.len()
 }
 
 fn open(path: &Path) -> Store<usize> {
-    Store::open(path, index, Options::default()).unwrap()
+    Store::open(path, index, options()).unwrap()
 }
 
-fn snapshot(store: &Store<usize>) -> Vec<(String, Bytes, Revision, Revision)> {
-    let entries = store.list("", None, 0).entries;
+fn snapshot(store: &Store<usize>) -> Shown {
+    shown(store.list("").entries)
+}
+
+fn shown(entries: Vec<store::Entry<usize>>) -> Shown {
     entries.into_iter().map(|e| (e.key.to_string(), e.value, e.created, e.modified)).collect()
 }
 
-fn expected(model: &Model) -> Vec<(String, Bytes, Revision, Revision)> {
+fn expected(model: &Model) -> Shown {
     model.iter().map(|(key, k)| (key.clone(), k.value.clone(), k.created, k.modified)).collect()
 }
 
@@ -118,10 +146,12 @@ fn write(store: &Store<usize>, model: &mut Model, key: u8, value: Option<u8>, du
 }
 
 async fn run(steps: Vec<Step>, path: Option<&Path>) {
-    let mut store = path.map_or_else(|| Store::memory(index, Options::default()), open);
+    let mut store = path.map_or_else(|| Store::memory(index, options()), open);
     let mut model = Model::new();
     // Where a follower began, and what it knew then.
     let mut followed = (store.revision(), model.clone());
+    // What was there at each revision since the last start.
+    let mut past = BTreeMap::from([followed.clone()]);
     for step in steps {
         match step {
             Step::Put { key, value, durable, expect } => write(&store, &mut model, key, Some(value), durable, expect),
@@ -129,6 +159,10 @@ async fn run(steps: Vec<Step>, path: Option<&Path>) {
             Step::Follow => {
                 replay(&store, followed, &model).await;
                 followed = (store.revision(), model.clone());
+            }
+            Step::Past { back, after, limit, wanted } => {
+                let after = after.map(|key| format!("key/{key}"));
+                list_past(&store, &past, store.revision().saturating_sub(back), after.as_deref(), limit, wanted);
             }
             Step::Restart { clean } => {
                 let Some(path) = path else { continue };
@@ -141,16 +175,52 @@ async fn run(steps: Vec<Step>, path: Option<&Path>) {
                 assert!(store.revision() > last);
                 model.retain(|_, known| known.durable);
                 followed = (store.revision(), model.clone());
+                past.clear();
             }
         }
+        past.insert(store.revision(), model.clone());
         assert_eq!(snapshot(&store), expected(&model));
     }
     replay(&store, followed, &model).await;
 }
 
+/// A page of the past is that of the map of then, cut in the same way.
+fn list_past(
+    store: &Store<usize>,
+    past: &BTreeMap<Revision, Model>,
+    revision: Revision,
+    after: Option<&str>,
+    limit: usize,
+    wanted: u8,
+) {
+    // A third of all values are not wanted.
+    let wanted = |length: usize| length % 3 != usize::from(wanted % 3);
+    let listing = store.select_at(revision, Range { prefix: "key/", after, limit }, |entry| wanted(*entry.index));
+    let Some(then) = past.get(&revision).filter(|_| revision >= store.oldest_revision()) else {
+        let refused = listing.err();
+        assert!(matches!(refused, Some(StoreError::Compacted { .. })), "{refused:?}");
+        return;
+    };
+    let listing = listing.unwrap();
+    let rest: Vec<_> =
+        expected(then).into_iter().filter(|(key, ..)| after.is_none_or(|after| &**key > after)).collect();
+    let mut page: Shown = rest.iter().filter(|(_, value, ..)| wanted(value.len())).cloned().collect();
+    let mut remaining = 0;
+    if limit > 0 && page.len() >= limit {
+        page.truncate(limit);
+        remaining = rest.iter().filter(|(key, ..)| page.last().is_some_and(|last| *key > last.0)).count();
+    }
+    assert_eq!((shown(listing.entries), listing.remaining, listing.more), (page, remaining, remaining > 0));
+}
+
 /// A watch from a revision turns what was known then into what is known now.
 async fn replay(store: &Store<usize>, (from, mut then): (Revision, Model), now: &Model) {
-    let mut watch = store.watch("key/", Some(from)).unwrap();
+    let watch = store.watch("key/", Some(from));
+    if from < store.oldest_revision() {
+        assert!(matches!(watch.err(), Some(StoreError::Compacted { .. })));
+        return;
+    }
+    let mut watch = watch.unwrap();
     for revision in from + 1..=store.revision() {
         let change = watch.next().await.unwrap().unwrap();
         assert_eq!(change.revision, revision);
@@ -165,7 +235,7 @@ async fn replay(store: &Store<usize>, (from, mut then): (Revision, Model), now: 
                 then.insert(change.key.to_string(), known);
             }
             None => {
-                assert_eq!(change.previous.as_ref().unwrap().value, "last");
+                assert_eq!(change.last.as_deref(), Some(&b"last"[..]));
                 then.remove(&*change.key);
             }
         }

@@ -27,7 +27,7 @@ fn delete(store: &Store<usize>, key: &str) -> Revision {
 }
 
 fn contents(store: &Store<usize>) -> Vec<(String, Bytes)> {
-    store.list("", None, 0).entries.into_iter().map(|entry| (entry.key.to_string(), entry.value)).collect()
+    store.list("").entries.into_iter().map(|entry| (entry.key.to_string(), entry.value)).collect()
 }
 
 fn folder() -> (tempfile::TempDir, PathBuf) {
@@ -53,7 +53,7 @@ async fn the_last_write_decides_what_survives() {
     put(&store, "deleted-ephemeral", Ephemeral, "8");
     let last = delete(&store, "deleted-ephemeral");
     store.durable(last).await.unwrap();
-    assert_eq!(store.list("", None, 0).entries.len(), 4);
+    assert_eq!(store.list("").entries.len(), 4);
     let before = store.get("durable").unwrap();
     drop(store);
 

@@ -1,11 +1,12 @@
 //! Deletion of everything that a selector matches.
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde_json::json;
 
 use super::delete::Options;
 use super::{Answer, Call, not_allowed, shown};
 use crate::Inner;
+use crate::options;
 use crate::selector::{Candidate, Selector};
 use crate::status::Result;
 
@@ -14,9 +15,11 @@ impl Inner {
         if call.kind.namespaced && call.namespace.is_none() || call.kind.plural == "namespaces" {
             return Err(not_allowed());
         }
+        // What it deletes is listed, as lists are.
+        options::check(&Method::GET, call.query, false)?;
         let options = Options::parse(call, body)?;
         let selector = Selector::parse(call.query.get("labelSelector"), call.query.get("fieldSelector"), call.kind)?;
-        let listing = self.store.list(&call.kind.prefix(call.namespace), None, 0);
+        let listing = self.store.list(&call.kind.prefix(call.namespace));
         let mut items = vec![];
         let mut revision = None;
         for entry in listing.entries {

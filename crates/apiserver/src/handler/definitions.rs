@@ -54,7 +54,7 @@ impl Inner {
         let kind = definition_kind(&kinds)?;
         for _ in 0..ROUNDS {
             let mut stored = Definitions::new();
-            for entry in self.store.list(&kind.prefix(None), None, 0).entries {
+            for entry in self.store.list(&kind.prefix(None)).entries {
                 let key = entry.key.to_string();
                 let known = match known.remove(&key) {
                     Some(known) if known.modified == entry.modified => known,

@@ -1,27 +1,20 @@
 //! Get and list.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use serde_json::{Value, json};
-use store::{Entry, Revision};
+use serde_json::json;
+use store::{Entry, Range, Revision, StoreError};
 
 use super::object::parse;
 use super::scale::scale_of;
 use super::{Call, json_bytes, object, partial_metadata, shown};
 use crate::index::Index;
+use crate::listing::{As, Continuation, ListOptions};
 use crate::request::Form;
 use crate::selector::{Candidate, Selector};
 use crate::status::{ApiError, Result};
 use crate::table::{Rows, table};
 use crate::{Inner, ResponseBody};
-
-/// Where a list goes on: after this key, as of that revision.
-struct Continuation {
-    revision: Revision,
-    after: String,
-}
 
 /// One page.
 struct Page {
@@ -33,6 +26,7 @@ struct Page {
 
 impl Inner {
     pub(super) fn get(&self, call: &Call<'_>) -> Result<Response<ResponseBody>> {
+        self.check_reached(call.query.revision("resourceVersion")?.unwrap_or(0))?;
         let entry = self.store.get(&call.key()?).ok_or_else(|| call.not_found())?;
         if call.subresource == Some("scale") {
             return Ok(object(StatusCode::OK, &scale_of(call.kind, &parse(&entry.value)?)));
@@ -71,7 +65,7 @@ impl Inner {
 
     pub(super) fn list(&self, call: &Call<'_>) -> Result<Response<ResponseBody>> {
         let selector = Selector::parse(call.query.get("labelSelector"), call.query.get("fieldSelector"), call.kind)?;
-        let page = self.page(call, &selector)?;
+        let page = self.page(call, &selector, ListOptions::parse(call.query)?)?;
         let mut metadata = json!({"resourceVersion": page.revision.to_string()});
         if let Some(next) = page.next {
             metadata["continue"] = next.into();
@@ -103,84 +97,61 @@ impl Inner {
         Ok(json_bytes(StatusCode::OK, text))
     }
 
-    fn page(&self, call: &Call<'_>, selector: &Selector) -> Result<Page> {
+    fn page(&self, call: &Call<'_>, selector: &Selector, options: ListOptions) -> Result<Page> {
         let prefix = call.kind.prefix(call.namespace);
-        let limit = call.query.number("limit")?.unwrap_or(0) as usize;
-        let start = call.query.get("continue").map(Continuation::parse).transpose()?;
-        self.check_revision(call, start.as_ref())?;
-        // A name in one namespace is a look-up, not a search.
-        if let (Some(name), true) = (selector.name(), call.namespace.is_some() || !call.kind.namespaced) {
-            let revision = self.store.revision();
-            let entry = self.store.get(&call.kind.key(call.namespace, name));
-            let items = entry.into_iter().filter(|entry| matches(selector, entry)).collect();
-            return Ok(Page { revision, items, next: None, remaining: None });
-        }
-        let mut after = start.as_ref().map(|start| format!("{prefix}{}", start.after));
-        let mut first = None;
-        let mut items = vec![];
-        loop {
-            let wanted = if limit == 0 { 0 } else { limit - items.len() };
-            let listing = self.store.list(&prefix, after.as_deref(), wanted);
-            let revision = *first.get_or_insert(listing.revision);
-            let last = listing.entries.last().map(|entry| entry.key.clone());
-            let found =
-                listing.entries.into_iter().filter(|entry| selector.is_everything() || matches(selector, entry));
-            items.extend(found);
-            // All pages carry the first one's revision: whoever watches from there misses nothing.
-            let revision = start.as_ref().map_or(revision, |start| start.revision);
-            let (true, Some(last)) = (listing.more, last) else {
+        if let As::Present { not_older } = options.revision {
+            self.check_reached(not_older)?;
+            // A name in one namespace is a look-up, not a search.
+            if let (Some(name), true) = (selector.name(), call.namespace.is_some() || !call.kind.namespaced) {
+                let revision = self.store.revision();
+                let entry = self.store.get(&call.kind.key(call.namespace, name));
+                let items = entry.into_iter().filter(|entry| matches(selector, entry)).collect();
                 return Ok(Page { revision, items, next: None, remaining: None });
-            };
-            if limit > 0 && items.len() >= limit {
-                let rest = last.strip_prefix(&prefix).unwrap_or_default().to_owned();
-                let next = Continuation { revision, after: rest }.text();
-                let remaining = selector.is_everything().then_some(listing.remaining);
-                return Ok(Page { revision, items, next: Some(next), remaining });
             }
-            after = Some(last.to_string());
         }
+        let after = options.start.as_ref().map(|start| format!("{prefix}{}", start.after));
+        let range = Range { prefix: &prefix, after: after.as_deref(), limit: options.limit };
+        let wanted = |entry: &Entry<Index>| selector.is_everything() || matches(selector, entry);
+        let listing = match options.revision {
+            As::Present { .. } => self.store.select(range, wanted),
+            As::Of(revision) => {
+                self.store.select_at(revision, range, wanted).map_err(|error| too_old(error, options.start))?
+            }
+        };
+        let last = listing.entries.last().filter(|_| listing.more);
+        // All pages are of the first one's revision.
+        let next = last.map(|last| Continuation {
+            revision: Some(listing.revision),
+            after: last.key.strip_prefix(&prefix).unwrap_or_default().to_owned(),
+        });
+        let remaining = (listing.more && selector.is_everything()).then_some(listing.remaining);
+        let next = next.map(|next| next.text());
+        Ok(Page { revision: listing.revision, items: listing.entries, next, remaining })
     }
 
-    /// Only the present can be listed: a client that insists on another revision is told.
-    fn check_revision(&self, call: &Call<'_>, start: Option<&Continuation>) -> Result<()> {
-        if let Some(start) = start {
-            if start.revision < self.store.oldest_revision() {
-                return Err(ApiError::Expired(
-                    "The provided continue parameter is too old to display a consistent list result. You must start \
-                     a new list without the continue parameter."
-                        .into(),
-                ));
-            }
-            return Ok(());
-        }
-        let Some(requested) = call.query.revision("resourceVersion")? else { return Ok(()) };
+    /// Nobody can be shown what is at least as new as what is to come.
+    pub(crate) fn check_reached(&self, requested: Revision) -> Result<()> {
         let current = self.store.revision();
-        if requested > current {
-            return Err(ApiError::TooLargeResourceVersion { requested, current });
+        match requested > current {
+            true => Err(ApiError::Store(StoreError::Ahead { requested, current })),
+            false => Ok(()),
         }
-        if call.query.get("resourceVersionMatch") == Some("Exact") && requested != current {
-            return Err(ApiError::Expired(format!(
-                "The resourceVersion for the provided list is too old: {requested}"
-            )));
+    }
+}
+
+/// Who pages through a list that is not kept any more may go on in the present.
+fn too_old(error: StoreError, start: Option<Continuation>) -> ApiError {
+    match (error, start) {
+        (StoreError::Compacted { .. }, Some(start)) => {
+            ApiError::ContinueExpired { inconsistent: Continuation { revision: None, ..start }.text() }
         }
-        Ok(())
+        (StoreError::Compacted { .. }, None) => {
+            ApiError::Expired("The resourceVersion for the provided list is too old.".into())
+        }
+        (error, _) => error.into(),
     }
 }
 
 fn matches(selector: &Selector, entry: &Entry<Index>) -> bool {
     selector.matches(Candidate::of(entry))
-}
-
-impl Continuation {
-    fn text(&self) -> String {
-        URL_SAFE_NO_PAD.encode(json!({"rv": self.revision, "after": self.after}).to_string())
-    }
-
-    fn parse(text: &str) -> Result<Self> {
-        let bad = || ApiError::BadRequest("continue key is not valid".into());
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| bad())?;
-        let value: Value = serde_json::from_slice(&bytes).map_err(|_| bad())?;
-        let (Some(revision), Some(after)) = (value["rv"].as_u64(), value["after"].as_str()) else { return Err(bad()) };
-        Ok(Self { revision, after: after.to_owned() })
-    }
 }

@@ -257,7 +257,7 @@ impl Inner {
         let change = self.store.write(key, Expect::At(at), durability, |revision, _| {
             Ok::<_, ApiError>(Write::Delete { last: encoded.at(revision) })
         })?;
-        let value = change.previous.map(|entry| entry.value).unwrap_or_default();
+        let value = change.last.unwrap_or_default();
         if kind.deletion == Deletion::Definition {
             self.settle_definitions()?;
         }

@@ -7,3 +7,4 @@ mod definitions;
 mod edges;
 mod harness;
 mod kubectl;
+mod lists;
