@@ -1,8 +1,7 @@
-//! The SQLite file: how it is made, checked, read once at the start, and written in batches.
+//! The SQLite file: how it is made, opened, read once at the start, written in batches, and kept small.
 //!
-//! One table in key order, each row with a checksum over all of itself, because SQLite's own checks do not see a
-//! flipped bit inside a value. A new file is built aside and renamed into place, so an empty file where data
-//! should be is never mistaken for a fresh start.
+//! A new file is built aside and renamed into place, so an empty file where data should be is never mistaken for a
+//! fresh start.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
@@ -12,23 +11,14 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params};
 
 use crate::error::StoreError;
+use crate::rows::{Contents, ReadError, checksum, read, set_meta, signed};
+use crate::schema::{self, identify, migrate, number};
 use crate::store::Revision;
 use crate::writer::Operation;
 
-/// "Dhow" in ASCII, so that `file` and we can tell whose database it is.
-const APPLICATION_ID: i64 = 0x4468_6f77;
-const SCHEMA_VERSION: i64 = 1;
-const SCHEMA: &str = "
-    CREATE TABLE entries (
-        key TEXT NOT NULL PRIMARY KEY,
-        value BLOB NOT NULL,
-        created INTEGER NOT NULL,
-        modified INTEGER NOT NULL,
-        checksum INTEGER NOT NULL
-    ) WITHOUT ROWID, STRICT;
-    CREATE TABLE meta (name TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID, STRICT;
-    INSERT INTO meta (name, value) VALUES ('reserved', 0), ('clean', 1);
-";
+/// Free pages are kept for the next entries until they are this share of the file, and this many.
+const FREE_SHARE: i64 = 4;
+const FREE_PAGES: i64 = 512;
 
 pub(crate) struct Disk {
     connection: Connection,
@@ -36,22 +26,10 @@ pub(crate) struct Disk {
     _lock: File,
 }
 
-pub(crate) struct Row {
-    pub key: String,
-    pub value: Vec<u8>,
-    pub created: Revision,
-    pub modified: Revision,
-}
-
-/// What a file holds when it is opened.
-pub(crate) struct Contents {
-    /// Every revision ever given out is at most this.
-    pub reserved: Revision,
-    /// In ascending order of keys.
-    pub rows: Vec<Row>,
-}
-
 impl Disk {
+    /// Pages given back to the file system in one step: a write that comes meanwhile waits for no more than that.
+    pub const RECLAIM_PAGES: u64 = 128;
+
     /// Opens the file, or makes it, and reads and checks all of it.
     pub fn open(path: &Path) -> Result<(Self, Contents), StoreError> {
         let lock = lock(path)?;
@@ -60,7 +38,9 @@ impl Disk {
             create(path)?;
         }
         let connection = connect(path).map_err(|error| classify(path, error))?;
-        identify(path, &connection)?;
+        let version = identify(path, &connection)?;
+        set_up(path, &connection)?;
+        migrate(path, &connection, version)?;
         let contents = read(&connection).map_err(|error| match error {
             ReadError::Sqlite(error) => classify(path, error),
             ReadError::Invalid(reason) => corrupt(path, reason),
@@ -94,6 +74,18 @@ impl Disk {
         transaction.commit()
     }
 
+    /// Takes one small step towards a file without many free pages. Whether there is more to do.
+    pub fn reclaim(&mut self) -> rusqlite::Result<bool> {
+        let free = number(&self.connection, "freelist_count")?;
+        if free < FREE_PAGES || free < number(&self.connection, "page_count")? / FREE_SHARE {
+            return Ok(false);
+        }
+        let mut step = self.connection.prepare(&format!("PRAGMA incremental_vacuum({})", Self::RECLAIM_PAGES))?;
+        let mut pages = step.query([])?;
+        while pages.next()?.is_some() {}
+        Ok(true)
+    }
+
     /// From here on the file counts as not cleanly closed, until [`Disk::close`].
     pub fn begin(&mut self, path: &Path, reserved: Revision) -> Result<(), StoreError> {
         let mut begin = || {
@@ -119,7 +111,7 @@ impl Disk {
     }
 }
 
-fn lock(path: &Path) -> Result<File, StoreError> {
+pub(crate) fn lock(path: &Path) -> Result<File, StoreError> {
     let lock_path = with_suffix(path, ".lock");
     let file = OpenOptions::new()
         .create(true)
@@ -152,21 +144,22 @@ fn create(path: &Path) -> Result<(), StoreError> {
     OpenOptions::new().create_new(true).write(true).mode(0o600).open(&fresh).map_err(io)?;
     let build = || {
         let connection = Connection::open(&fresh)?;
-        // Nobody sees the file before it is renamed: one fsync at the end is enough.
-        connection.pragma_update(None, "synchronous", "OFF")?;
-        connection.pragma_update(None, "application_id", APPLICATION_ID)?;
-        connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        connection.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"))?;
+        schema::build(&connection)?;
         connection.close().map_err(|(_, error)| error)
     };
     build().map_err(|error| classify(&fresh, error))?;
     File::open(&fresh).and_then(|file| file.sync_all()).map_err(io)?;
     std::fs::rename(&fresh, path).map_err(io)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
+    sync_folder(path).map_err(io)
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+/// Makes a rename last.
+pub(crate) fn sync_folder(path: &Path) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all())
+}
+
+pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     // A stranger's file could hold triggers and views that run code of its choice.
@@ -178,23 +171,12 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Whose file it is, and of which version, before anything is written to it.
-fn identify(path: &Path, connection: &Connection) -> Result<(), StoreError> {
-    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let application = pragma("application_id").map_err(|error| classify(path, error))?;
-    if application != APPLICATION_ID {
-        return Err(corrupt(path, "it is not a Dhow data file".into()));
-    }
-    let version = pragma("user_version").map_err(|error| classify(path, error))?;
-    if version > SCHEMA_VERSION {
-        return Err(StoreError::TooNew { path: path.into(), found: version, known: SCHEMA_VERSION });
-    }
-    if version != SCHEMA_VERSION {
-        return Err(corrupt(path, format!("schema version {version} was never released")));
-    }
+fn set_up(path: &Path, connection: &Connection) -> Result<(), StoreError> {
     let set_up = || {
         let mode: String = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        // Checkpoints have a thread of their own.
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         // After a burst the log shrinks back to this.
         connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
         Ok(mode)
@@ -205,71 +187,8 @@ fn identify(path: &Path, connection: &Connection) -> Result<(), StoreError> {
     }
 }
 
-enum ReadError {
-    Sqlite(rusqlite::Error),
-    Invalid(String),
-}
-
-impl From<rusqlite::Error> for ReadError {
-    fn from(error: rusqlite::Error) -> Self {
-        ReadError::Sqlite(error)
-    }
-}
-
-fn read(connection: &Connection) -> Result<Contents, ReadError> {
-    let meta =
-        |name: &str| connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get::<_, i64>(0));
-    if meta("clean")? == 0 {
-        let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-        if verdict != "ok" {
-            return Err(ReadError::Invalid(verdict));
-        }
-    }
-    let reserved = unsigned(meta("reserved")?)?;
-    let mut statement =
-        connection.prepare("SELECT key, value, created, modified, checksum FROM entries ORDER BY key")?;
-    let mut cursor = statement.query([])?;
-    let mut rows: Vec<Row> = vec![];
-    while let Some(row) = cursor.next()? {
-        let (created, modified) = (unsigned(row.get(2)?)?, unsigned(row.get(3)?)?);
-        let row_read = Row { key: row.get(0)?, value: row.get(1)?, created, modified };
-        let stored: i64 = row.get(4)?;
-        if stored != checksum(&row_read.key, &row_read.value, created, modified) {
-            return Err(ReadError::Invalid(format!("the entry {:?} has a wrong checksum", row_read.key)));
-        }
-        if rows.last().is_some_and(|last| last.key >= row_read.key) || modified > reserved || created > modified {
-            return Err(ReadError::Invalid(format!("the entry {:?} is out of order", row_read.key)));
-        }
-        rows.push(row_read);
-    }
-    Ok(Contents { reserved, rows })
-}
-
-fn set_meta(connection: &Connection, name: &str, value: i64) -> rusqlite::Result<()> {
-    connection.execute("UPDATE meta SET value = ?2 WHERE name = ?1", params![name, value]).map(|_| ())
-}
-
-fn checksum(key: &str, value: &[u8], created: Revision, modified: Revision) -> i64 {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&created.to_le_bytes());
-    crc.update(&modified.to_le_bytes());
-    crc.update(&(key.len() as u64).to_le_bytes());
-    crc.update(key.as_bytes());
-    crc.update(value);
-    i64::from(crc.finalize())
-}
-
-/// SQLite has no unsigned integers. At a million revisions a second the sign is 290 000 years away.
-fn signed(revision: Revision) -> i64 {
-    i64::try_from(revision).unwrap_or(i64::MAX)
-}
-
-fn unsigned(stored: i64) -> Result<Revision, ReadError> {
-    Revision::try_from(stored).map_err(|_| ReadError::Invalid(format!("negative revision {stored}")))
-}
-
 /// What the machine did is an IO error; all else that goes wrong while opening is in the file.
-fn classify(path: &Path, error: rusqlite::Error) -> StoreError {
+pub(crate) fn classify(path: &Path, error: rusqlite::Error) -> StoreError {
     let machine = [
         ErrorCode::CannotOpen,
         ErrorCode::PermissionDenied,
@@ -291,11 +210,11 @@ fn classify(path: &Path, error: rusqlite::Error) -> StoreError {
     }
 }
 
-fn corrupt(path: &Path, reason: String) -> StoreError {
+pub(crate) fn corrupt(path: &Path, reason: String) -> StoreError {
     StoreError::Corrupt { path: path.into(), reason }
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

@@ -8,16 +8,22 @@
 //! [`Store::durable`]; whoever only acts on it does not, so that no fsync stands in the way of a request.
 //! Reads never touch the disk.
 
+mod backup;
+mod checkpoint;
 mod disk;
 mod error;
 mod list;
 mod options;
+mod rows;
+mod schema;
 mod store;
 mod watch;
 mod writer;
 
+pub use backup::{Restored, backup, restore};
 pub use error::StoreError;
 pub use list::{Listing, Range};
 pub use options::{Counters, Options};
+pub use rows::{Report, check};
 pub use store::{Change, Durability, Entry, Expect, Indexer, Revision, Store, Write};
 pub use watch::Watch;

@@ -17,6 +17,10 @@ pub struct Options {
     pub writer_queue: usize,
     /// Bytes that may wait for the disk; more are refused with `Overloaded`.
     pub writer_queue_bytes: usize,
+    /// Bytes of log after which a checkpoint moves them into the file.
+    pub checkpoint_bytes: u64,
+    /// Bytes of log that the writer pauses for, until a checkpoint has begun the log anew.
+    pub log_bytes: u64,
 }
 
 impl Default for Options {
@@ -29,6 +33,8 @@ impl Default for Options {
             watch_queue: 8_192,
             writer_queue: 65_536,
             writer_queue_bytes: 64 << 20,
+            checkpoint_bytes: 4 << 20,
+            log_bytes: 64 << 20,
         }
     }
 }
@@ -50,6 +56,10 @@ pub struct Counters {
     pub overflowed: u64,
     /// Transactions, each one fsync.
     pub commits: u64,
+    /// How often the log was moved into the file, or some of it.
+    pub checkpoints: u64,
+    /// How often the writer waited for that.
+    pub pauses: u64,
 }
 
 #[derive(Default)]
@@ -58,6 +68,8 @@ pub(crate) struct Counting {
     pub overloaded: AtomicU64,
     pub overflowed: AtomicU64,
     pub commits: AtomicU64,
+    pub checkpoints: AtomicU64,
+    pub pauses: AtomicU64,
 }
 
 impl Counting {
@@ -71,6 +83,8 @@ impl Counting {
             overloaded: self.overloaded.load(Ordering::Relaxed),
             overflowed: self.overflowed.load(Ordering::Relaxed),
             commits: self.commits.load(Ordering::Relaxed),
+            checkpoints: self.checkpoints.load(Ordering::Relaxed),
+            pauses: self.pauses.load(Ordering::Relaxed),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use crate::checkpoint::Checkpoints;
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::options::{Counting, Options};
@@ -81,11 +82,12 @@ impl Writer {
             block: options.block(),
         });
         let (sender, progress) = watch::channel(Progress::default());
+        let checkpoints = Checkpoints::start(path, options, counting.clone())?;
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn({
                 let pending = pending.clone();
-                move || run(disk, &pending, &sender, &counting)
+                move || run(disk, checkpoints, &pending, &sender, &counting)
             })
             .map_err(|source| StoreError::Io { path: path.into(), source })?;
         Ok(Self { pending, progress, thread: Mutex::new(Some(thread)) })
@@ -122,6 +124,9 @@ impl Writer {
     pub async fn durable(&self, revision: Revision) -> Result<(), StoreError> {
         // Memory-only writes after the last durable one have nothing to wait for.
         let target = self.pending.lock().last.min(revision);
+        if self.progress.borrow().synced >= target {
+            return Ok(());
+        }
         self.wait_for(|progress| progress.synced >= target).await
     }
 
@@ -179,19 +184,33 @@ impl Pending {
 
     /// Waits for work, and takes all of it.
     fn take(&self) -> Batch {
-        let idle = |queue: &mut Queue| queue.operations.is_empty() && !queue.stop && !queue.wants_block(self.block);
+        let idle = |queue: &mut Queue| queue.is_idle(self.block);
         let mut queue = self.wake.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
-        queue.bytes = 0;
-        Batch {
-            operations: std::mem::take(&mut queue.operations),
-            last: queue.last,
-            reserve: queue.wants_block(self.block).then_some(queue.admitted + self.block),
-            stop: queue.stop,
-        }
+        queue.take(self.block)
+    }
+
+    /// Takes what there is to do, if there is anything.
+    fn take_now(&self) -> Option<Batch> {
+        let mut queue = self.lock();
+        (!queue.is_idle(self.block)).then(|| queue.take(self.block))
     }
 }
 
 impl Queue {
+    fn is_idle(&self, block: u64) -> bool {
+        self.operations.is_empty() && !self.stop && !self.wants_block(block)
+    }
+
+    fn take(&mut self, block: u64) -> Batch {
+        self.bytes = 0;
+        Batch {
+            operations: std::mem::take(&mut self.operations),
+            last: self.last,
+            reserve: self.wants_block(block).then_some(self.admitted + block),
+            stop: self.stop,
+        }
+    }
+
     /// With half a block left there is time to reserve the next one before anybody has to wait for it.
     fn wants_block(&self, block: u64) -> bool {
         self.admitted + block / 2 > self.reserved
@@ -205,22 +224,53 @@ impl Operation {
             Operation::Delete { key } => key.len(),
         }
     }
+
+    /// About how many pages of the log it takes: one of the tree, one that its value ends in, and those that it fills.
+    fn pages(&self) -> u64 {
+        2 + self.bytes() as u64 / 4096
+    }
 }
 
-fn run(mut disk: Disk, pending: &Pending, progress: &watch::Sender<Progress>, counting: &Counting) {
+fn run(
+    mut disk: Disk,
+    mut checkpoints: Checkpoints,
+    pending: &Pending,
+    progress: &watch::Sender<Progress>,
+    counting: &Counting,
+) {
+    // What a file had free when it was opened is looked at, too.
+    let mut untidy = true;
     let failed = loop {
-        let batch = pending.take();
+        let batch = match if untidy { pending.take_now() } else { Some(pending.take()) } {
+            Some(batch) => batch,
+            None => match tidy(&mut disk, &checkpoints) {
+                Ok(more) => {
+                    untidy = more;
+                    continue;
+                }
+                Err(error) => break abandon(disk, checkpoints, &error),
+            },
+        };
         if !batch.operations.is_empty() || batch.reserve.is_some() {
-            if let Err(error) = disk.commit(&batch.operations, batch.reserve) {
-                break disk.abandon(&error);
+            let committed = {
+                let _turn = checkpoints.turn();
+                disk.commit(&batch.operations, batch.reserve)
+            };
+            if let Err(error) = committed {
+                break abandon(disk, checkpoints, &error);
             }
             Counting::add(&counting.commits);
             if let Some(reserved) = batch.reserve {
                 pending.lock().reserved = reserved;
             }
             progress.send_modify(|progress| progress.synced = batch.last);
+            // And two that keep the file in order.
+            checkpoints.committed(2 + batch.operations.iter().map(Operation::pages).sum::<u64>());
+            untidy = true;
         }
         if batch.stop {
+            // The last to close a file moves all of its log.
+            checkpoints.stop();
             match disk.close() {
                 Ok(()) => {
                     progress.send_modify(|progress| progress.closed = true);
@@ -234,4 +284,22 @@ fn run(mut disk: Disk, pending: &Pending, progress: &watch::Sender<Progress>, co
     tracing::error!(%reason, "the store failed");
     pending.lock().failed = Some(reason.clone());
     progress.send_modify(|progress| progress.failed = Some(reason));
+}
+
+/// Nothing touches the file from here on, the checkpoints first.
+fn abandon(disk: Disk, checkpoints: Checkpoints, error: &rusqlite::Error) -> String {
+    drop(checkpoints);
+    disk.abandon(error)
+}
+
+/// With nothing to write, one small step of tidying. Whether there is more to do.
+fn tidy(disk: &mut Disk, checkpoints: &Checkpoints) -> rusqlite::Result<bool> {
+    let more = {
+        let _turn = checkpoints.turn();
+        disk.reclaim()?
+    };
+    if more {
+        checkpoints.committed(Disk::RECLAIM_PAGES);
+    }
+    Ok(more)
 }

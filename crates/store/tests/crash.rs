@@ -26,8 +26,10 @@ impl Seeded {
     }
 }
 
+/// With a log that begins anew often, so that the main file holds what the log does not.
 fn open(path: &Path) -> Result<Store<()>, StoreError> {
-    Store::open(path, |_, _| (), Options::default())
+    let options = Options { checkpoint_bytes: 512 << 10, log_bytes: 512 << 10, ..Options::default() };
+    Store::open(path, |_, _| (), options)
 }
 
 /// What the child does: two writers, each printing what was acknowledged. Every value names its own revision.

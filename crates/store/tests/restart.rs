@@ -200,3 +200,115 @@ fn truncate(path: &Path, divisor: u64) {
     let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
     file.set_len(file.metadata().unwrap().len() / divisor / 4096 * 4096).unwrap();
 }
+
+/// A file of each version that was released opens, and is of the newest version then.
+#[tokio::test]
+async fn older_versions_are_brought_up_to_date() {
+    for version in 1..=2 {
+        let (_folder, path) = folder();
+        std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/version-{version}.db")), &path)
+            .unwrap();
+        assert_eq!(store::check(&path, |_, _| Ok(())).unwrap().version, version);
+        let store = open(&path).unwrap();
+        let shown: Vec<_> = store
+            .list("")
+            .entries
+            .into_iter()
+            .map(|e| (e.key.to_string(), e.value.len(), e.created, e.modified))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("configmaps/default/large".to_owned(), 5_000, 4, 4),
+                ("configmaps/default/s\u{e9}".to_owned(), 2, 2, 5),
+                ("namespaces/default".to_owned(), 2, 3, 3),
+            ],
+            "version {version}"
+        );
+        let revision = put(&store, "new", Durability::Durable, "1");
+        assert!(revision > 1_000_000, "revisions go on above the reserved block");
+        store.close().await.unwrap();
+        drop(store);
+        let report = store::check(&path, |_, _| Ok(())).unwrap();
+        assert_eq!((report.version, report.entries, report.problems), (2, 4, vec![]));
+        assert_eq!(number(&path, "auto_vacuum"), 2);
+        assert_eq!(contents(&open(&path).unwrap()).len(), 4, "and opens again");
+    }
+}
+
+#[test]
+fn an_older_version_that_is_damaged_is_left_as_it_is() {
+    let (_folder, path) = folder();
+    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/version-1.db"), &path).unwrap();
+    truncate(&path, 2);
+    let before = std::fs::read(&path).unwrap();
+    assert!(matches!(open(&path), Err(StoreError::Corrupt { .. })));
+    let after = std::fs::read(&path).unwrap();
+    // All but the head, which says that there is a log now.
+    assert_eq!((before.len(), &before[100..]), (after.len(), &after[100..]));
+}
+
+#[tokio::test]
+async fn the_log_is_moved_beside_the_writer_and_does_not_grow_for_ever() {
+    let (_folder, path) = folder();
+    let options = Options { checkpoint_bytes: 64 << 10, log_bytes: 512 << 10, ..Options::default() };
+    let store = Store::open(&path, index, options).unwrap();
+    let log = path.with_extension("sqlite-wal");
+    let mut longest = 0;
+    for i in 0..4_000 {
+        put(&store, &format!("k/{}", i % 50), Durability::Durable, &"v".repeat(1_000));
+        if i % 20 == 19 {
+            store.durable(store.revision()).await.unwrap();
+            longest = longest.max(std::fs::metadata(&log).unwrap().len());
+        }
+    }
+    let counters = store.counters();
+    assert!(counters.checkpoints > 0, "{counters:?}");
+    // A burst of what one checkpoint lets in, and what came while the longest one was at work.
+    assert!(longest < 4 << 20, "the log was {longest} bytes long");
+    // A reader of an old moment keeps the log from beginning anew, and nobody from writing.
+    let reader = rusqlite::Connection::open(&path).unwrap();
+    let moment = reader.unchecked_transaction().unwrap();
+    let count = |connection: &rusqlite::Connection| {
+        connection.query_row("SELECT count(*) FROM entries", [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    assert_eq!(count(&moment), 50);
+    for i in 0..2_000 {
+        put(&store, &format!("l/{i}"), Durability::Durable, &"v".repeat(1_000));
+    }
+    store.durable(store.revision()).await.unwrap();
+    assert_eq!(count(&moment), 50);
+    drop(moment);
+    drop(reader);
+    store.close().await.unwrap();
+    assert!(!log.exists(), "the last to close moves all of it");
+    drop(store);
+    assert_eq!(contents(&open(&path).unwrap()).len(), 2_050);
+}
+
+#[tokio::test]
+async fn what_is_free_is_given_back_while_nothing_is_written() {
+    let (_folder, path) = folder();
+    let store = open(&path).unwrap();
+    for i in 0..2_000 {
+        put(&store, &format!("k/{i}"), Durability::Durable, &"v".repeat(6_000));
+    }
+    store.durable(store.revision()).await.unwrap();
+    for i in 0..2_000 {
+        delete(&store, &format!("k/{i}"));
+    }
+    store.durable(store.revision()).await.unwrap();
+    // In steps, while nobody waits; so the test does.
+    while number(&path, "freelist_count") >= 512 {
+        tokio::task::yield_now().await;
+    }
+    assert!(number(&path, "page_count") < 1_000);
+    put(&store, "after", Durability::Durable, "1");
+    store.close().await.unwrap();
+    drop(store);
+    assert_eq!(contents(&open(&path).unwrap()), [("after".into(), "1".into())]);
+}
+
+fn number(path: &Path, pragma: &str) -> i64 {
+    rusqlite::Connection::open(path).unwrap().pragma_query_value(None, pragma, |row| row.get(0)).unwrap()
+}
