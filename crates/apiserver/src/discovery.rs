@@ -23,7 +23,7 @@ impl Inner {
             ["api", version] => self.resources("", version),
             ["apis", group] => self.group(group),
             ["apis", group, version] => self.resources(group, version),
-            ["openapi", "v2"] => Ok(swagger::answer(parts)),
+            ["openapi", "v2"] => Ok(swagger::answer(&self.kinds.load(), parts)),
             ["openapi", "v3", rest @ ..] => self.documents.answer(&self.kinds.load_full(), rest, parts),
             _ => Err(ApiError::NoSuchPath),
         }

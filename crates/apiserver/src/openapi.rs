@@ -3,6 +3,7 @@
 //! It says what kubectl reads: the schemas with their kinds, the paths with their verbs, and that a write takes
 //! `fieldValidation`. A document is made when it is first asked for and kept.
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,6 +29,8 @@ pub struct Documents {
     made: Mutex<HashMap<Group, Document>>,
 }
 
+/// The definitions of Kubernetes' own kinds, unpacked when they are needed.
+type Definitions = LazyCell<Map<String, Value>>;
 /// A group's version.
 type Group = (&'static str, &'static str);
 
@@ -42,14 +45,16 @@ struct Document {
 impl Documents {
     /// `path`: what comes after `/openapi/v3`.
     pub fn answer(&self, kinds: &Kinds, path: &[&str], parts: &Parts) -> Result<Response<ResponseBody>> {
+        // Only for documents that are not made yet, and once for all of them.
+        let definitions: Definitions = LazyCell::new(builtin_definitions);
         let (group, version) = match path {
-            [] => return Ok(object(StatusCode::OK, &self.index(kinds))),
+            [] => return Ok(object(StatusCode::OK, &self.index(kinds, &definitions))),
             ["api", version] => ("", *version),
             ["apis", group, version] => (*group, *version),
             _ => return Err(ApiError::NoSuchPath),
         };
         let known = every(kinds).find(|known| *known == (group, version)).ok_or(ApiError::NoSuchPath)?;
-        let document = self.document(kinds, known);
+        let document = self.document(kinds, &definitions, known);
         let tag = format!("\"{}\"", document.hash);
         let unchanged = parts.headers.get(IF_NONE_MATCH).is_some_and(|given| given.as_bytes() == tag.as_bytes());
         let mut response = json_bytes(StatusCode::OK, document.text);
@@ -65,18 +70,18 @@ impl Documents {
         Ok(response)
     }
 
-    fn index(&self, kinds: &Kinds) -> Value {
+    fn index(&self, kinds: &Kinds, definitions: &Definitions) -> Value {
         let mut paths = Map::new();
         for (group, version) in every(kinds) {
             let path = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
-            let hash = self.document(kinds, (group, version)).hash;
+            let hash = self.document(kinds, definitions, (group, version)).hash;
             let url = format!("/openapi/v3/{path}?hash={hash}");
             paths.insert(path, json!({"serverRelativeURL": url}));
         }
         json!({"paths": paths})
     }
 
-    fn document(&self, kinds: &Kinds, group: Group) -> Document {
+    fn document(&self, kinds: &Kinds, definitions: &Definitions, group: Group) -> Document {
         let stamp = kinds.stamp(group.0);
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(document) = made.get(&group).filter(|document| document.stamp == stamp) {
@@ -84,7 +89,7 @@ impl Documents {
         }
         // Documents of groups that are no more would otherwise stay for ever.
         made.retain(|group, _| every(kinds).any(|known| known == *group));
-        let text = make(kinds, group.0, group.1).to_string();
+        let text = make(kinds, definitions, group.0, group.1).to_string();
         let hash = hex::encode(Sha256::digest(text.as_bytes())).to_uppercase();
         let document = Document { text: text.into(), hash: hash.into(), stamp };
         made.insert(group, document.clone());
@@ -92,12 +97,13 @@ impl Documents {
     }
 }
 
-fn every(kinds: &Kinds) -> impl Iterator<Item = Group> {
+/// Every version of every group.
+pub fn every(kinds: &Kinds) -> impl Iterator<Item = Group> {
     kinds.groups().into_iter().flat_map(|(group, versions)| versions.into_iter().map(move |version| (group, version)))
 }
 
-fn make(kinds: &Kinds, group: &str, version: &str) -> Value {
-    let known = builtin_definitions();
+/// The document of one version of a group.
+pub fn make(kinds: &Kinds, known: &Map<String, Value>, group: &str, version: &str) -> Value {
     let mut schemas = Map::new();
     let mut paths = Map::new();
     let mut wanted: Vec<String> = ["DeleteOptions", "Status", "ListMeta", "ObjectMeta", "Patch"]
@@ -311,7 +317,7 @@ mod tests {
     fn every_reference_leads_somewhere() {
         let kinds = Kinds::new();
         for (group, version) in every(&kinds) {
-            let document = make(&kinds, group, version);
+            let document = make(&kinds, &builtin_definitions(), group, version);
             let schemas = &document["components"]["schemas"];
             for name in references(&document) {
                 assert!(schemas.get(&name).is_some(), "{group}/{version}: {name}");

@@ -144,6 +144,13 @@ pub async fn run(client: Client, config: Config, duty: Duty, shutdown: Cancellat
             Ok(())
         });
     }
+    if collector.is_some() {
+        let (caches, client, shutdown) = (caches.clone(), client.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            upkeep::definitions::watch(caches, client, shutdown).await;
+            Ok(())
+        });
+    }
     start(controllers, collector, &caches, &shutdown, &mut tasks);
     let ended = drain(&mut tasks, &shutdown).await;
     drop(stop_watching);
@@ -167,7 +174,7 @@ fn serving(client: &Client, caches: &Caches, config: &Config) -> [Controller; 5]
 }
 
 /// What a cluster would bring along, but for the collector of garbage.
-fn upkeep(client: &Client, caches: &Caches, config: &Config) -> [Controller; 6] {
+fn upkeep(client: &Client, caches: &Caches, config: &Config) -> [Controller; 7] {
     let applier = |name: &str| Applier::new(client.clone(), name, caches.clone());
     let clock = || config.clock.clone();
     [
@@ -175,6 +182,7 @@ fn upkeep(client: &Client, caches: &Caches, config: &Config) -> [Controller; 6] 
         upkeep::replicaset::controller(caches, applier("replicaset"), clock(), config.node_name.clone()),
         upkeep::endpoints::controller(caches, applier("endpoints"), clock()),
         upkeep::namespaces::controller(caches, applier("namespaces"), client.clone()),
+        upkeep::definitions::controller(caches, applier("definitions"), client.clone()),
         upkeep::podgc::controller(caches, applier("podgc"), clock()),
         upkeep::binding::controller(caches, applier("binding"), clock(), config.node_name.clone()),
     ]
@@ -244,6 +252,7 @@ fn caches(duty: &Duty, exposure: Option<&Exposure>) -> Caches {
         .with(Cache::<Node>::trimmed(&[], |n| n.status = None))
         .kind::<ServiceAccount>(&[])
         .kind::<Lease>(&[])
+        .with(upkeep::definitions::cache())
         // Only their metadata is read, by the collector; contents may be large or secret.
         .with(Cache::<ConfigMap>::trimmed(&[], |c| (c.data, c.binary_data) = (None, None)))
         .with(Cache::<Secret>::trimmed(&[], |s| (s.data, s.string_data) = (None, None)))

@@ -95,7 +95,7 @@ impl Applier {
     }
 
     fn request(&self, write: &Write, target: &Target) -> Result<http::Request<Vec<u8>>, String> {
-        let request = Request::new(url_path(target));
+        let request = Request::new(url_path(&self.caches, target));
         let manager = Some(self.manager.to_string());
         let post = PostParams { dry_run: false, field_manager: manager.clone() };
         let apply = PatchParams { force: true, field_manager: manager, ..PatchParams::default() };
@@ -132,10 +132,10 @@ impl Applier {
 }
 
 /// Reads one object past all caches; `None` when there is none.
-pub async fn get_live(client: &Client, target: &Target) -> Result<Option<Value>, Error> {
+pub async fn get_live(client: &Client, caches: &Caches, target: &Target) -> Result<Option<Value>, Error> {
     let fail =
         |source: kube::Error| Error::Api { action: "get", target: Box::new(target.clone()), source: Box::new(source) };
-    let request = Request::new(url_path(target))
+    let request = Request::new(url_path(caches, target))
         .get(&target.name, &Default::default())
         .map_err(|e| fail(kube::Error::BuildRequest(e)))?;
     match client.request::<Value>(request).await.map_err(fail) {
@@ -145,8 +145,14 @@ pub async fn get_live(client: &Client, target: &Target) -> Result<Option<Value>,
     }
 }
 
-/// Lists the objects of one kind in one namespace past all caches.
-pub async fn list_live(client: &Client, api_version: &str, kind: &str, namespace: &str) -> Result<Vec<Held>, Error> {
+/// Lists the objects of one kind past all caches, in one namespace or, when it is empty, in all.
+pub async fn list_live(
+    client: &Client,
+    caches: &Caches,
+    api_version: &str,
+    kind: &str,
+    namespace: &str,
+) -> Result<Vec<Held>, Error> {
     let target = Target {
         api_version: api_version.to_owned(),
         kind: kind.to_owned(),
@@ -155,19 +161,29 @@ pub async fn list_live(client: &Client, api_version: &str, kind: &str, namespace
     };
     let fail =
         |source: kube::Error| Error::Api { action: "list", target: Box::new(target.clone()), source: Box::new(source) };
-    let request =
-        Request::new(url_path(&target)).list(&Default::default()).map_err(|e| fail(kube::Error::BuildRequest(e)))?;
-    let list = client.request::<Value>(request).await.map_err(fail)?;
+    let request = Request::new(url_path(caches, &target))
+        .list(&Default::default())
+        .map_err(|e| fail(kube::Error::BuildRequest(e)))?;
+    let list = match client.request::<Value>(request).await.map_err(fail) {
+        // The kind itself is gone, and all its objects are.
+        Err(error) if error.class() == Class::NotFound => return Ok(vec![]),
+        list => list?,
+    };
     let held = |item: &Value| {
         let meta: ObjectMeta = serde_json::from_value(item["metadata"].clone()).ok()?;
-        Some(Held { target: Target { name: meta.name.clone()?, ..target.clone() }, meta })
+        let namespace = meta.namespace.clone().unwrap_or_default();
+        Some(Held { target: Target { namespace, name: meta.name.clone()?, ..target.clone() }, meta })
     };
     Ok(list["items"].as_array().into_iter().flatten().filter_map(held).collect())
 }
 
-fn url_path(target: &Target) -> String {
+fn url_path(caches: &Caches, target: &Target) -> String {
     let (group, version) = target.api_version.split_once('/').unwrap_or(("", &target.api_version));
-    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &target.kind));
+    let mut resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &target.kind));
+    // Whoever defines a kind also chooses its plural.
+    if let Some(foreign) = caches.foreign(&target.api_version, &target.kind) {
+        resource.plural = foreign.kind().resource.plural.clone();
+    }
     let namespace = (!target.namespace.is_empty()).then_some(target.namespace.as_str());
     <DynamicObject as kube::Resource>::url_path(&resource, namespace)
 }
@@ -196,7 +212,7 @@ mod tests {
                 namespace: namespace.into(),
                 name: "x".into(),
             };
-            assert_eq!(url_path(&target), want);
+            assert_eq!(url_path(&Caches::default(), &target), want);
         }
     }
 }

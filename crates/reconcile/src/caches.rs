@@ -2,7 +2,7 @@
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
+use crate::foreign::{Foreign, ForeignKind, Foreigners};
 use crate::plan::Target;
 use crate::view::{Key, Kind, View};
 
@@ -18,6 +19,10 @@ use crate::view::{Key, Kind, View};
 pub struct Caches {
     by_type: Arc<HashMap<TypeId, Entry>>,
     by_name: Arc<HashMap<(String, String), Arc<dyn AnyCache>>>,
+    /// Kinds that clients define, which come and go.
+    foreign: Arc<RwLock<Foreigners>>,
+    /// Who is told of everything, of what comes later as well.
+    subscribers: Arc<RwLock<Vec<AnySubscriber>>>,
 }
 
 struct Entry {
@@ -47,7 +52,7 @@ impl CachesBuilder {
     }
 
     pub fn build(self) -> Caches {
-        Caches { by_type: Arc::new(self.by_type), by_name: Arc::new(self.by_name) }
+        Caches { by_type: Arc::new(self.by_type), by_name: Arc::new(self.by_name), ..Caches::default() }
     }
 }
 
@@ -78,9 +83,56 @@ impl Caches {
         futures::future::join_all(self.by_type.values().map(|e| e.any.clone().wait())).await;
     }
 
-    /// The apiVersion and kind of everything that is watched.
-    pub fn kinds(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.by_name.keys().map(|(api_version, kind)| (api_version.as_str(), kind.as_str()))
+    /// The apiVersion and kind of everything that is watched, once each.
+    pub fn kinds(&self) -> Vec<(String, String)> {
+        let foreign = self.foreigners();
+        let watched = foreign.values().map(|f| (f.kind().resource.api_version.clone(), f.kind().resource.kind.clone()));
+        let mut kinds: Vec<_> = self.by_name.keys().cloned().chain(watched).collect();
+        kinds.sort();
+        kinds.dedup();
+        kinds
+    }
+
+    /// How a kind that a client defined is addressed; `None`: it is none of those.
+    pub fn foreign(&self, api_version: &str, kind: &str) -> Option<Arc<Foreign>> {
+        self.foreigners().get(&(api_version.to_owned(), kind.to_owned())).cloned()
+    }
+
+    /// Whether there is a typed cache of that kind.
+    pub fn is_typed(&self, api_version: &str, kind: &str) -> bool {
+        self.by_name.contains_key(&(api_version.to_owned(), kind.to_owned()))
+    }
+
+    /// From now on objects of this kind are known, too: its watch is to be run, and ended with [`Caches::abandon`].
+    pub fn adopt(&self, kind: ForeignKind) -> Arc<Foreign> {
+        let foreign = Arc::new(Foreign::new(kind));
+        for subscriber in self.subscribers.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            foreign.subscribe_any(subscriber.clone());
+        }
+        let mut all = self.foreign.write().unwrap_or_else(PoisonError::into_inner);
+        for api_version in &foreign.kind().api_versions {
+            all.insert((api_version.clone(), foreign.kind().resource.kind.clone()), foreign.clone());
+        }
+        drop(all);
+        foreign
+    }
+
+    pub fn abandon(&self, foreign: &Arc<Foreign>) {
+        let mut all = self.foreign.write().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, known| !Arc::ptr_eq(known, foreign));
+    }
+
+    fn foreigners(&self) -> RwLockReadGuard<'_, Foreigners> {
+        self.foreign.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every cache, whatever its kind, once.
+    fn every(&self) -> Vec<Arc<dyn AnyCache>> {
+        let mut foreign: Vec<Arc<Foreign>> = self.foreigners().values().cloned().collect();
+        foreign.sort_by_key(|foreign| Arc::as_ptr(foreign) as usize);
+        foreign.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        let foreign = foreign.into_iter().map(|foreign| foreign as Arc<dyn AnyCache>);
+        self.by_name.values().cloned().chain(foreign).collect()
     }
 
     /// The metadata of an object of any watched kind.
@@ -90,12 +142,12 @@ impl Caches {
 
     /// Every known object, of any watched kind, that names this uid among its owners.
     pub fn dependents(&self, uid: &str) -> Vec<Held> {
-        self.by_name.values().flat_map(|c| c.dependents(uid)).collect()
+        self.every().iter().flat_map(|c| c.dependents(uid)).collect()
     }
 
     /// Every known object of a namespace.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Held> {
-        let mut held: Vec<Held> = self.by_name.values().flat_map(|c| c.in_namespace(namespace)).collect();
+        let mut held: Vec<Held> = self.every().iter().flat_map(|c| c.in_namespace(namespace)).collect();
         held.retain(|h| h.target.namespace == namespace);
         held
     }
@@ -103,7 +155,8 @@ impl Caches {
     /// Calls `f` for every object of every watched kind and for each later change, like [`Cache::subscribe`].
     pub fn subscribe_all(&self, f: impl Fn(&HeldChange) + Send + Sync + 'static) {
         let f: AnySubscriber = Arc::new(f);
-        self.by_name.values().for_each(|c| c.subscribe_any(f.clone()));
+        self.subscribers.write().unwrap_or_else(PoisonError::into_inner).push(f.clone());
+        self.every().iter().for_each(|c| c.subscribe_any(f.clone()));
     }
 
     pub(crate) fn epoch(&self, target: &Target) -> u64 {
@@ -124,8 +177,9 @@ impl Caches {
         }
     }
 
-    fn named(&self, target: &Target) -> Option<&Arc<dyn AnyCache>> {
-        self.by_name.get(&(target.api_version.clone(), target.kind.clone()))
+    fn named(&self, target: &Target) -> Option<Arc<dyn AnyCache>> {
+        let typed = self.by_name.get(&(target.api_version.clone(), target.kind.clone())).cloned();
+        typed.or_else(|| Some(self.foreign(&target.api_version, &target.kind)?))
     }
 }
 
@@ -148,7 +202,7 @@ impl View for Caches {
 }
 
 /// What the applier and the collection of all caches need of one cache, whatever its kind.
-pub(crate) trait AnyCache: Send + Sync {
+pub trait AnyCache: Send + Sync {
     fn epoch(&self) -> u64;
     fn observe(&self, value: Value, epoch: u64);
     fn forget(&self, key: &Key, uid: &str);
@@ -160,7 +214,7 @@ pub(crate) trait AnyCache: Send + Sync {
     fn subscribe_any(&self, f: AnySubscriber);
 }
 
-pub(crate) type AnySubscriber = Arc<dyn Fn(&HeldChange) + Send + Sync>;
+pub type AnySubscriber = Arc<dyn Fn(&HeldChange) + Send + Sync>;
 
 /// The metadata of one known object, whatever its kind.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,6 +5,7 @@
 mod client;
 mod definitions;
 mod edges;
+mod fuzz;
 mod harness;
 mod kubectl;
 mod lists;

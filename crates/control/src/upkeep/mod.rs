@@ -3,6 +3,7 @@
 //! No scheduler: the replica set controller makes pods that are already bound to the one node, and `binding` binds others.
 
 pub mod binding;
+pub mod definitions;
 pub mod deployment;
 pub mod endpoints;
 pub mod gc;
@@ -11,9 +12,18 @@ pub mod podgc;
 pub mod replicaset;
 
 use k8s_openapi::api::core::v1::Pod;
+use reconcile::Caches;
 
 /// Kinds whose objects lie in no namespace.
 const CLUSTER_KINDS: [&str; 4] = ["Node", "Namespace", "CustomResourceDefinition", "PersistentVolume"];
+
+/// Whether objects of a kind lie in no namespace.
+fn is_cluster_wide(caches: &Caches, api_version: &str, kind: &str) -> bool {
+    match caches.foreign(api_version, kind) {
+        Some(foreign) => !foreign.kind().namespaced,
+        None => CLUSTER_KINDS.contains(&kind),
+    }
+}
 
 /// Whether a pod has ended for good.
 pub fn is_finished(pod: &Pod) -> bool {

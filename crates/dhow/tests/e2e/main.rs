@@ -5,6 +5,7 @@ mod bad_input;
 mod burst;
 mod cli;
 mod crash;
+mod definitions;
 mod differential;
 mod faults;
 mod function;

@@ -30,7 +30,7 @@ async fn collect(caches: &Caches, applier: &Applier, client: &Client, target: &T
     let Some(held) = caches.held(target) else { return Ok(None) };
     let mut absent = vec![];
     for owner in held.meta.owner_references.iter().flatten() {
-        if !is_known(caches, target, owner) && !is_live(client, target, owner).await? {
+        if !is_known(caches, target, owner) && !is_live(client, caches, target, owner).await? {
             absent.push(owner.uid.clone());
         }
     }
@@ -48,7 +48,7 @@ fn touched(caches: &Caches, change: &HeldChange) -> Vec<Target> {
             let Some(old) = &change.old else { return targets };
             targets.extend(caches.dependents(old.uid()).into_iter().map(|h| h.target));
             // An owner may be waiting for this one.
-            let owners = old.meta.owner_references.iter().flatten().map(|o| owner_target(&old.target, o));
+            let owners = old.meta.owner_references.iter().flatten().map(|o| owner_target(caches, &old.target, o));
             targets.extend(owners.filter(|o| caches.held(o).is_some_and(|h| h.meta.deletion_timestamp.is_some())));
         }
         Some(new) => {
@@ -62,16 +62,16 @@ fn touched(caches: &Caches, change: &HeldChange) -> Vec<Target> {
 }
 
 fn is_known(caches: &Caches, dependent: &Target, owner: &OwnerReference) -> bool {
-    caches.held(&owner_target(dependent, owner)).is_some_and(|h| h.uid() == owner.uid)
+    caches.held(&owner_target(caches, dependent, owner)).is_some_and(|h| h.uid() == owner.uid)
 }
 
-async fn is_live(client: &Client, dependent: &Target, owner: &OwnerReference) -> Result<bool, Error> {
-    let found = apply::get_live(client, &owner_target(dependent, owner)).await?;
+async fn is_live(client: &Client, caches: &Caches, dependent: &Target, owner: &OwnerReference) -> Result<bool, Error> {
+    let found = apply::get_live(client, caches, &owner_target(caches, dependent, owner)).await?;
     Ok(found.is_some_and(|o| o["metadata"]["uid"] == owner.uid.as_str()))
 }
 
-fn owner_target(dependent: &Target, owner: &OwnerReference) -> Target {
-    let cluster_wide = super::CLUSTER_KINDS.contains(&owner.kind.as_str());
+fn owner_target(caches: &Caches, dependent: &Target, owner: &OwnerReference) -> Target {
+    let cluster_wide = super::is_cluster_wide(caches, &owner.api_version, &owner.kind);
     Target {
         api_version: owner.api_version.clone(),
         kind: owner.kind.clone(),

@@ -51,10 +51,11 @@ async fn empty(caches: &Caches, applier: &Applier, client: &Client, key: &Key) -
 
 /// What really is in the namespace, Events included, which nobody here watches.
 async fn live(caches: &Caches, client: &Client, namespace: &str) -> Result<Vec<Held>, Error> {
-    let namespaced = caches.kinds().filter(|(_, kind)| !super::CLUSTER_KINDS.contains(kind));
+    let kinds = caches.kinds().into_iter();
+    let namespaced = kinds.filter(|(api_version, kind)| !super::is_cluster_wide(caches, api_version, kind));
     let mut left = vec![];
-    for (api_version, kind) in namespaced.chain([("v1", "Event")]) {
-        left.extend(apply::list_live(client, api_version, kind, namespace).await?);
+    for (api_version, kind) in namespaced.chain([("v1".to_owned(), "Event".to_owned())]) {
+        left.extend(apply::list_live(client, caches, &api_version, &kind, namespace).await?);
     }
     Ok(left)
 }
