@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use store::Revision;
 
-use super::metadata;
+use super::{metadata, scale};
 use crate::fieldset::{Author, Managed, Operation, Owner, update_ownership};
 use crate::kinds::{Deletion, Kind, Shape, Status};
 use crate::schema;
@@ -241,7 +241,8 @@ fn separate(writing: &Writing<'_>, old: &Value, mut new: Value) -> Result<Value>
         }
         Part::Scale => {
             let mut whole = old.clone();
-            whole["spec"]["replicas"] = new["spec"]["replicas"].clone();
+            let path = scale::replicas_of(kind);
+            scale::set(&mut whole, path, new.pointer(path).cloned().unwrap_or_default());
             Ok(whole)
         }
         Part::Finalize => {

@@ -41,15 +41,17 @@ pub fn scaled(kind: &Kind, object: &Value, scale: &Value) -> Result<Value> {
     }
     let mut scaled = object.clone();
     let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
-    match kind.defined().and_then(|version| version.scale.as_ref()) {
-        None => scaled["spec"]["replicas"] = replicas.into(),
-        Some(paths) => set(&mut scaled, &paths.spec, replicas.into()),
-    }
+    set(&mut scaled, replicas_of(kind), replicas.into());
     Ok(scaled)
 }
 
+/// Where an object of this kind says how many it wants, as a JSON pointer.
+pub fn replicas_of(kind: &Kind) -> &str {
+    kind.defined().and_then(|version| version.scale.as_ref()).map_or("/spec/replicas", |paths| &paths.spec)
+}
+
 /// Sets what a pointer leads to, and what it lies in.
-fn set(object: &mut Value, pointer: &str, value: Value) {
+pub fn set(object: &mut Value, pointer: &str, value: Value) {
     let place = pointer.split('/').skip(1).fold(object, |place, name| {
         if !place.is_object() {
             *place = json!({});

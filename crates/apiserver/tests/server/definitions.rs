@@ -13,7 +13,7 @@ fn definition() -> Value {
     let spec = json!({"type": "object", "required": ["size"], "properties": {
         "size": {"type": "integer", "minimum": 1},
         "color": {"type": "string", "default": "red", "enum": ["red", "blue"]},
-        "replicas": {"type": "integer"},
+        "count": {"type": "integer"},
         "port": {"x-kubernetes-int-or-string": true},
         "parts": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
                   "items": {"type": "object", "required": ["name"],
@@ -25,7 +25,7 @@ fn definition() -> Value {
     let version = |name: &str, storage: bool| {
         json!({
             "name": name, "served": true, "storage": storage, "schema": schema,
-            "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.replicas",
+            "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.count",
                 "statusReplicasPath": ".status.replicas", "labelSelectorPath": ".status.selector"}},
             "additionalPrinterColumns": [{"name": "Size", "type": "integer", "jsonPath": ".spec.size"}],
             "selectableFields": [{"jsonPath": ".spec.color"}],
@@ -107,7 +107,7 @@ async fn objects_are_pruned_defaulted_and_checked() {
 #[tokio::test]
 async fn versions_scale_columns_and_selectable_fields() {
     let server = defined().await;
-    post(&server, WIDGETS, &widget("a", json!({"size": 3, "replicas": 2}))).await;
+    post(&server, WIDGETS, &widget("a", json!({"size": 3, "count": 2}))).await;
     post(&server, WIDGETS, &widget("b", json!({"size": 4, "color": "blue"}))).await;
     let (_, old) = get(&server, "/apis/a.example/v1beta1/namespaces/default/widgets/a").await;
     assert_eq!((&old["apiVersion"], &old["spec"]["size"]), (&json!("a.example/v1beta1"), &json!(3)));
@@ -122,6 +122,7 @@ async fn versions_scale_columns_and_selectable_fields() {
         json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "a"}, "spec": {"replicas": 5}});
     let (status, answer) = call(&server, Method::PUT, &format!("{WIDGETS}/a/scale"), &[], scale.to_string()).await;
     assert_eq!((status, &answer["spec"]["replicas"]), (StatusCode::OK, &json!(5)), "{answer}");
+    assert_eq!(get(&server, &format!("{WIDGETS}/a")).await.1["spec"]["count"], 5);
     let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
     let (_, table) = call(&server, Method::GET, WIDGETS, &table, "").await;
     let columns: Vec<_> = table["columnDefinitions"].as_array().unwrap().iter().map(|c| c["name"].clone()).collect();
