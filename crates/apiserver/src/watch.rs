@@ -29,7 +29,7 @@ use crate::request::Form;
 use crate::selector::{Candidate, Selector};
 use crate::status::{ApiError, Result};
 use crate::table::{Rows, table};
-use crate::{BoxError, Inner, ResponseBody};
+use crate::{BoxError, Inner, ObjectStore, ResponseBody};
 
 /// As often as Kubernetes does.
 const BOOKMARKS: Duration = Duration::from_secs(60);
@@ -55,6 +55,9 @@ struct State {
     deadline: Instant,
     stop: CancellationToken,
     ended: bool,
+    /// Where an outsider's watch finds out what is on disk: it is shown nothing else. It begins with that revision.
+    settles: Option<ObjectStore>,
+    begun: Revision,
     _room: Option<OwnedSemaphorePermit>,
 }
 
@@ -89,6 +92,8 @@ impl Inner {
             deadline: Instant::now() + seconds.unwrap_or(LONGEST),
             stop: self.stop.clone(),
             ended: false,
+            settles: (self.external_durable && !call.caller.trusted).then(|| self.store.clone()),
+            begun: 0,
             _room: room,
         };
         if let Err(error) = self.begin(call, &mut state) {
@@ -114,6 +119,7 @@ impl Inner {
         self.check_reached(not_older)?;
         let listing = self.store.list(&prefix);
         state.source = Some(self.store.watch(&prefix, Some(listing.revision))?);
+        state.begun = listing.revision;
         for entry in listing.entries {
             if state.selector.matches(Candidate::of(&entry)) {
                 state.initial.push_back(state.showing.frame("ADDED", entry.value, entry.modified));
@@ -161,7 +167,7 @@ impl State {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(frame) = self.initial.pop_front() {
-                return Some(frame);
+                return self.settled(self.begun, frame).await;
             }
             if self.ended {
                 return None;
@@ -182,7 +188,7 @@ impl State {
             match change {
                 Some(Ok(change)) => {
                     if let Some(frame) = self.frame(&change) {
-                        return Some(frame);
+                        return self.settled(change.revision, frame).await;
                     }
                 }
                 Some(Err(error)) => {
@@ -192,6 +198,14 @@ impl State {
                 None => return None,
             }
         }
+    }
+
+    /// `None`: the disk failed, and with it everything that was not on it.
+    async fn settled(&self, revision: Revision, frame: Bytes) -> Option<Bytes> {
+        if let Some(store) = &self.settles {
+            store.durable(revision).await.ok()?;
+        }
+        Some(frame)
     }
 
     fn caught_up(&self) -> Option<Revision> {

@@ -133,17 +133,30 @@ impl Inner {
             form: accepted(&parts.headers)?,
             caller: &caller,
         };
-        self.verb(call, body).await
+        let answered = self.verb(&call, body).await;
+        if answered.is_err() {
+            // That something is there, or is not, is said as well.
+            self.settle(&caller, self.store.revision()).await?;
+        }
+        answered
     }
 
-    async fn verb(&self, call: Call<'_>, body: RequestBody) -> Result<Response<ResponseBody>> {
+    /// What an outsider is shown must not be undone by a crash: it waits until all of it is on disk.
+    async fn settle(&self, caller: &Caller, revision: Revision) -> Result<()> {
+        if self.external_durable && !caller.trusted {
+            self.store.durable(revision).await?;
+        }
+        Ok(())
+    }
+
+    async fn verb(&self, call: &Call<'_>, body: RequestBody) -> Result<Response<ResponseBody>> {
         if let Some(subresource) = call.subresource {
             let known = call.kind.subresources().iter().any(|(name, ..)| *name == subresource);
             if !known {
                 return Err(ApiError::NoSuchPath);
             }
             if subresource == "log" {
-                return self.pod_log(&call).await;
+                return self.pod_log(call).await;
             }
         }
         let method = call.parts.method.clone();
@@ -153,32 +166,40 @@ impl Inner {
             _ => return Err(not_allowed()),
         }
         match (method, call.name) {
-            (Method::GET, Some(_)) => self.get(&call),
-            (Method::GET, None) if call.query.flag("watch") => self.watch(&call),
-            (Method::GET, None) => self.list(&call),
+            (Method::GET, Some(_)) => {
+                let (response, revision) = self.get(call)?;
+                self.settle(call.caller, revision).await?;
+                Ok(response)
+            }
+            (Method::GET, None) if call.query.flag("watch") => self.watch(call),
+            (Method::GET, None) => {
+                let (response, revision) = self.list(call)?;
+                self.settle(call.caller, revision).await?;
+                Ok(response)
+            }
             (Method::POST, None) => {
                 let body = self.body(body).await?;
                 if let Verbs::Ask(answer) = call.kind.verbs {
-                    return decode::ask(&call, &body, answer);
+                    return decode::ask(call, &body, answer);
                 }
-                let answer = self.create(&call, &body)?;
-                self.respond(&call, answer).await
+                let answer = self.create(call, &body)?;
+                self.respond(call, answer).await
             }
             (Method::PUT, Some(_)) => {
-                let answer = self.replace(&call, &self.body(body).await?)?;
-                self.respond(&call, answer).await
+                let answer = self.replace(call, &self.body(body).await?)?;
+                self.respond(call, answer).await
             }
             (Method::PATCH, Some(_)) => {
-                let answer = self.patch(&call, &self.body(body).await?)?;
-                self.respond(&call, answer).await
+                let answer = self.patch(call, &self.body(body).await?)?;
+                self.respond(call, answer).await
             }
             (Method::DELETE, Some(_)) if call.subresource.is_none() => {
-                let answer = self.delete(&call, &self.body(body).await?)?;
-                self.respond(&call, answer).await
+                let answer = self.delete(call, &self.body(body).await?)?;
+                self.respond(call, answer).await
             }
             (Method::DELETE, None) => {
-                let answer = self.delete_collection(&call, &self.body(body).await?)?;
-                self.respond(&call, answer).await
+                let answer = self.delete_collection(call, &self.body(body).await?)?;
+                self.respond(call, answer).await
             }
             _ => Err(not_allowed()),
         }
@@ -198,11 +219,9 @@ impl Inner {
         Ok(whole)
     }
 
-    /// Answers a write, to an external client only once it is on disk.
+    /// Answers a write, and one that changed nothing with what is there.
     async fn respond(&self, call: &Call<'_>, answer: Answer) -> Result<Response<ResponseBody>> {
-        if let Some(revision) = answer.revision.filter(|_| self.external_durable && !call.caller.trusted) {
-            self.store.durable(revision).await?;
-        }
+        self.settle(call.caller, answer.revision.unwrap_or_else(|| self.store.revision())).await?;
         let written = answer.revision.unwrap_or(Revision::MAX);
         let body = match call.form {
             Form::Object => shown(call.kind, answer.body, written),

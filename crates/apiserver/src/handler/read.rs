@@ -25,13 +25,15 @@ struct Page {
 }
 
 impl Inner {
-    pub(super) fn get(&self, call: &Call<'_>) -> Result<Response<ResponseBody>> {
+    /// The object, and the revision that must be on disk before an outsider sees it.
+    pub(super) fn get(&self, call: &Call<'_>) -> Result<(Response<ResponseBody>, Revision)> {
         self.check_reached(call.query.revision("resourceVersion")?.unwrap_or(0))?;
         let entry = self.store.get(&call.key()?).ok_or_else(|| call.not_found())?;
         if call.subresource == Some("scale") {
-            return Ok(object(StatusCode::OK, &scale_of(call.kind, &parse(&entry.value)?)));
+            return Ok((object(StatusCode::OK, &scale_of(call.kind, &parse(&entry.value)?)), entry.modified));
         }
-        Ok(json_bytes(StatusCode::OK, self.in_form(call, call.form, &entry.value, entry.modified)?))
+        let body = self.in_form(call, call.form, &entry.value, entry.modified)?;
+        Ok((json_bytes(StatusCode::OK, body), entry.modified))
     }
 
     /// One object's stored bytes as the client wants them.
@@ -63,7 +65,8 @@ impl Inner {
         })
     }
 
-    pub(super) fn list(&self, call: &Call<'_>) -> Result<Response<ResponseBody>> {
+    /// The objects, and the revision that must be on disk before an outsider sees them.
+    pub(super) fn list(&self, call: &Call<'_>) -> Result<(Response<ResponseBody>, Revision)> {
         let selector = Selector::parse(call.query.get("labelSelector"), call.query.get("fieldSelector"), call.kind)?;
         let page = self.page(call, &selector, ListOptions::parse(call.query)?)?;
         let mut metadata = json!({"resourceVersion": page.revision.to_string()});
@@ -76,7 +79,7 @@ impl Inner {
         if call.form == Form::Table {
             let objects = page.items.iter().map(|item| parse(&item.value)).collect::<Result<_>>()?;
             let rows = Rows { objects, include: call.query.get("includeObject"), now: (self.clock)() };
-            return Ok(object(StatusCode::OK, &table(call.kind, rows, metadata, true)));
+            return Ok((object(StatusCode::OK, &table(call.kind, rows, metadata, true)), page.revision));
         }
         let (kind, api_version) = match call.form {
             Form::Partial => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
@@ -94,7 +97,7 @@ impl Inner {
             text.extend_from_slice(&self.in_form(call, call.form, &item.value, item.modified)?);
         }
         text.extend_from_slice(b"]}");
-        Ok(json_bytes(StatusCode::OK, text))
+        Ok((json_bytes(StatusCode::OK, text), page.revision))
     }
 
     fn page(&self, call: &Call<'_>, selector: &Selector, options: ListOptions) -> Result<Page> {

@@ -78,6 +78,22 @@ pub async fn listen(server: &ApiServer) -> SocketAddr {
     address
 }
 
+/// The same without TLS, for clients of the tests' own.
+pub async fn listen_plainly(server: &ApiServer) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let external = server.external();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = hyper_util::service::TowerToHyperService::new(external.clone());
+            let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            // A client that goes away in the middle is no failure of the test.
+            tokio::spawn(async move { drop(builder.serve_connection(TokioIo::new(stream), service).await) });
+        }
+    });
+    address
+}
+
 fn acceptor() -> tokio_rustls::TlsAcceptor {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let key = rustls_pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());

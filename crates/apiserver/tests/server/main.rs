@@ -7,5 +7,6 @@ mod definitions;
 mod edges;
 mod fuzz;
 mod harness;
+mod history;
 mod kubectl;
 mod lists;
