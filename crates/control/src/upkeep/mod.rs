@@ -2,6 +2,7 @@
 //!
 //! No scheduler: the replica set controller makes pods that are already bound to the one node, and `binding` binds others.
 
+mod adoption;
 pub mod binding;
 pub mod definitions;
 pub mod deployment;

@@ -2,12 +2,15 @@
 
 mod children;
 mod plan;
+mod revisions;
 #[cfg(test)]
 mod tests;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use reconcile::{Applier, Caches, Controller, Key, Plan, View, runner};
+
+use super::adoption;
 
 pub fn controller(caches: &Caches, applier: Applier, clock: api::Clock) -> Controller {
     let view = caches.clone();
@@ -23,5 +26,10 @@ fn gather(view: &impl View, key: &Key, now: Timestamp) -> Plan {
         return Plan::default();
     }
     let sets = view.controlled_by::<ReplicaSet>(reconcile::view::uid(deployment.as_ref()));
-    plan::plan(&deployment, &sets, now)
+    // Only one whose set is missing looks for it among those that a deleted Deployment left.
+    let orphans = match &deployment.spec {
+        Some(spec) if !plan::has_current(spec, &sets) => adoption::orphans(view, &key.namespace, &spec.selector),
+        _ => vec![],
+    };
+    plan::plan(&deployment, &sets, &orphans, now)
 }

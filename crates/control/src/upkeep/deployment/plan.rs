@@ -3,21 +3,34 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use api::names::annotation;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use reconcile::{Plan, Propagation};
 use serde_json::json;
 
-use super::children;
+use super::{children, revisions};
 use crate::ownership::{generation_of, name_of};
+use crate::upkeep::adoption;
 
 const HISTORY: usize = 10;
 const PROGRESS_DEADLINE_SECONDS: i32 = 600;
 
-pub fn plan(deployment: &Deployment, sets: &[Arc<ReplicaSet>], now: Timestamp) -> Plan {
+/// Whether the template in use has its set.
+pub fn has_current(spec: &DeploymentSpec, sets: &[Arc<ReplicaSet>]) -> bool {
+    let hash = children::template_hash(spec);
+    sets.iter().any(|set| children::has_hash(set, &hash))
+}
+
+/// `orphans` are taken first; the next run sees them among the sets.
+pub fn plan(deployment: &Deployment, sets: &[Arc<ReplicaSet>], orphans: &[Arc<ReplicaSet>], now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let Some(spec) = &deployment.spec else { return plan };
+    if !orphans.is_empty() {
+        orphans.iter().for_each(|orphan| adoption::adopt(deployment, orphan.as_ref(), &mut plan));
+        return plan;
+    }
     let wanted = spec.replicas.unwrap_or(1);
     let hash = children::template_hash(spec);
     let current = sets.iter().find(|s| children::has_hash(s, &hash));
@@ -42,13 +55,21 @@ fn roll(
     wanted: i32,
     plan: &mut Plan,
 ) {
+    let revision = revisions::of_template(current.map(Arc::as_ref), old);
     let recreate = spec.strategy.as_ref().and_then(|s| s.type_.as_deref()) == Some("Recreate");
     let old_live = old.iter().any(|s| count(s, |t| t.replicas) > 0 || replicas(s) > 0);
     let target = if recreate && old_live { 0 } else { wanted };
     match current {
-        None => plan.create(&children::replica_set(deployment, spec, target)),
-        Some(set) => plan.patch(set.as_ref(), json!({"spec": {"replicas": target}})),
+        None => plan.create(&children::replica_set(deployment, spec, target, revision)),
+        Some(set) => {
+            let annotations = children::annotations(deployment, revision);
+            plan.patch(set.as_ref(), json!({"metadata": {"annotations": annotations}, "spec": {"replicas": target}}));
+        }
     }
+    plan.patch(
+        deployment,
+        json!({"metadata": {"annotations": {annotation::DEPLOYMENT_REVISION: revision.to_string()}}}),
+    );
     let available = current.map_or(0, |s| count(s, |t| t.available_replicas.unwrap_or(0)));
     if recreate || available >= wanted {
         for set in old {

@@ -143,3 +143,54 @@ fn history_is_bounded() {
     assert_eq!(sets(&world).len(), 11);
     assert!(sets(&world).contains(&"image-13 2/2".to_owned()) && !sets(&world).contains(&"image-0 0/0".to_owned()));
 }
+
+/// Each ReplicaSet as `image revision cause`, and the Deployment's own revision.
+fn revisions(world: &World) -> (Vec<String>, String) {
+    let of = |meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta, key: &str| {
+        meta.annotations.as_ref().and_then(|a| a.get(key)).cloned().unwrap_or_default()
+    };
+    let mut sets: Vec<String> = reconcile::View::list::<ReplicaSet>(world, "default")
+        .iter()
+        .map(|s| {
+            let template = s.spec.as_ref().unwrap().template.as_ref().unwrap();
+            let image = template.spec.as_ref().unwrap().containers[0].image.clone().unwrap();
+            let revision = of(&s.metadata, "deployment.kubernetes.io/revision");
+            format!("{image} {revision} {}", of(&s.metadata, "kubernetes.io/change-cause"))
+        })
+        .collect();
+    sets.sort();
+    (sets, of(&world.expect::<Deployment>("default", "hello").metadata, "deployment.kubernetes.io/revision"))
+}
+
+#[test]
+fn templates_are_numbered_in_the_order_of_their_use() {
+    let mut world = run("new", &given(json!({}))).world;
+    catch_up(&mut world);
+    for (image, cause, want, revision) in [
+        ("one", "first", vec!["one 1 first"], "1"),
+        ("two", "second", vec!["one 1 first", "two 2 second"], "2"),
+        ("one", "back", vec!["one 3 back", "two 2 second"], "3"),
+        ("one", "again", vec!["one 3 again", "two 2 second"], "3"),
+    ] {
+        change(&mut world, image);
+        world.edit::<Deployment>("default", "hello", |d| {
+            d.metadata.annotations.get_or_insert_default().insert("kubernetes.io/change-cause".into(), cause.into());
+        });
+        for _ in 0..2 {
+            world = run(image, &world).world;
+            catch_up(&mut world);
+        }
+        assert_eq!(revisions(&world), (want.into_iter().map(str::to_owned).collect(), revision.to_owned()), "{cause}");
+    }
+}
+
+#[test]
+fn a_set_that_was_left_is_taken_again() {
+    let mut world = run("new", &given(json!({}))).world;
+    catch_up(&mut world);
+    let left = reconcile::View::list::<ReplicaSet>(&world, "default")[0].metadata.name.clone().unwrap();
+    world.edit::<ReplicaSet>("default", &left, |set| set.metadata.owner_references = None);
+    let outcome = run("taken", &world);
+    assert_eq!(outcome.writes, [format!("patch ReplicaSet default/{left}"), "status Deployment default/hello".into()]);
+    assert_eq!(sets(&outcome.world), ["one 2/2"]);
+}

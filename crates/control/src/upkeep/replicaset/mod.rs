@@ -13,6 +13,8 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 use reconcile::{Applier, Caches, Controller, Key, Plan, View, runner};
 
+use super::adoption;
+
 pub fn controller(caches: &Caches, applier: Applier, clock: api::Clock, node: String) -> Controller {
     let view = caches.clone();
     Controller::planned("replicaset", clock, applier, move |key, now| gather(&view, &node, key, now))
@@ -27,5 +29,10 @@ fn gather(view: &impl View, node: &str, key: &Key, now: Timestamp) -> Plan {
         return Plan::default();
     }
     let pods = view.controlled_by::<Pod>(reconcile::view::uid(set.as_ref()));
-    plan::plan(&set, &pods, node, now)
+    // Only one that would make pods looks for those that nobody controls: the others need not walk over the namespace.
+    let orphans = match &set.spec {
+        Some(spec) if plan::missing(spec, &pods) > 0 => adoption::orphans(view, &key.namespace, &spec.selector),
+        _ => vec![],
+    };
+    plan::plan(&set, &pods, &orphans, node, now)
 }

@@ -4,29 +4,44 @@ use std::sync::Arc;
 
 use api::names::annotation;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use reconcile::{Plan, Propagation, view};
 
 use super::children;
 use crate::autoscaler::is_ready;
 use crate::ownership::{generation_of, name_of};
-use crate::upkeep::is_finished;
+use crate::upkeep::{adoption, is_finished};
 
 /// Pods made or deleted in one run; the next run goes on.
 const BURST: usize = 500;
 /// A node that refuses pods must not make this spin: the wait after n failed pods is 2^n seconds, n at most this.
 const MAX_FAILED: u32 = 6;
 
-pub fn plan(set: &ReplicaSet, pods: &[Arc<Pod>], node: &str, now: Timestamp) -> Plan {
+/// How many pods there are too few.
+pub fn missing(spec: &ReplicaSetSpec, pods: &[Arc<Pod>]) -> usize {
+    let live = pods.iter().filter(|pod| is_live(pod) && !adoption::has_strayed(pod.as_ref(), &spec.selector)).count();
+    wanted(spec).saturating_sub(live)
+}
+
+/// Pods whose labels were changed are let go; the `orphans` that are still missing are taken before any is made.
+pub fn plan(set: &ReplicaSet, pods: &[Arc<Pod>], orphans: &[Arc<Pod>], node: &str, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let Some(spec) = &set.spec else { return plan };
-    let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
-    let live: Vec<&Arc<Pod>> = pods.iter().filter(|p| !view::is_deleting(p.as_ref()) && !is_finished(p)).collect();
+    let (strayed, pods): (Vec<_>, Vec<_>) =
+        pods.iter().cloned().partition(|pod| adoption::has_strayed(pod.as_ref(), &spec.selector));
+    strayed.iter().for_each(|pod| adoption::release(set, pod.as_ref(), &mut plan));
+    let orphans: Vec<_> = orphans.iter().filter(|pod| is_live(pod)).take(missing(spec, &pods)).collect();
+    if !orphans.is_empty() {
+        orphans.into_iter().for_each(|orphan| adoption::adopt(set, orphan.as_ref(), &mut plan));
+        return plan;
+    }
+    let live: Vec<&Arc<Pod>> = pods.iter().filter(|pod| is_live(pod)).collect();
+    let wanted = wanted(spec);
     if live.len() < wanted {
-        match backoff(pods, now) {
+        match backoff(&pods, now) {
             Some(wait) => plan.requeue_after(wait),
-            None => create(set, pods, (wanted - live.len()).min(BURST), node, now, &mut plan),
+            None => create(set, &pods, (wanted - live.len()).min(BURST), node, now, &mut plan),
         }
     }
     for pod in victims(&live, live.len().saturating_sub(wanted).min(BURST)) {
@@ -34,6 +49,14 @@ pub fn plan(set: &ReplicaSet, pods: &[Arc<Pod>], node: &str, now: Timestamp) -> 
     }
     plan.status(set, &status(set, &live), now);
     plan
+}
+
+fn wanted(spec: &ReplicaSetSpec) -> usize {
+    usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0)
+}
+
+fn is_live(pod: &Pod) -> bool {
+    !view::is_deleting(pod) && !is_finished(pod)
 }
 
 fn create(set: &ReplicaSet, pods: &[Arc<Pod>], missing: usize, node: &str, now: Timestamp, plan: &mut Plan) {

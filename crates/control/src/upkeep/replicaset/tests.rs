@@ -111,3 +111,28 @@ fn a_burst_is_cut() {
     names.dedup();
     assert_eq!(names.len(), 500, "every name is new");
 }
+
+#[test]
+fn labels_decide_whose_a_pod_is() {
+    let ours = |world: &World| owned::<ReplicaSet>(world, "default", "hello");
+    let other =
+        json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "other", "uid": "other", "controller": true}]);
+    for (case, wanted, labels, owner, want) in [
+        ("one that was left is taken", 1, json!({"app": "hello"}), Some(json!([])), vec!["patch"]),
+        ("but only when one is missing", 0, json!({"app": "hello"}), Some(json!([])), vec![]),
+        ("not with other labels", 1, json!({"app": "bye"}), Some(json!([])), vec!["create"]),
+        ("not another's", 1, json!({"app": "hello"}), Some(other), vec!["create"]),
+        ("one with other labels is let go", 1, json!({"app": "bye"}), None, vec!["patch", "create"]),
+        ("one of its own is kept", 1, json!({"app": "hello"}), None, vec![]),
+    ] {
+        let mut world = given(wanted);
+        world.edit::<ReplicaSet>("default", "hello", |set| {
+            let labels = [("app".to_owned(), "hello".to_owned())].into();
+            set.spec.as_mut().unwrap().selector.match_labels = Some(labels);
+        });
+        let owner = owner.unwrap_or_else(|| ours(&world));
+        let outcome = run(case, &world.with_json(json!(pod("p", labels, owner, is_ready(true)))));
+        let writes: Vec<&str> = outcome.writes.iter().filter_map(|w| w.split(' ').next()).collect();
+        assert_eq!(writes.into_iter().filter(|w| *w != "status").collect::<Vec<_>>(), want, "{case}");
+    }
+}
