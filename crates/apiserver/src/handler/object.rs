@@ -16,10 +16,11 @@ pub struct Encoded {
 impl Encoded {
     pub fn new(object: &Value) -> Self {
         let mut head = Vec::with_capacity(128);
-        head.extend_from_slice(b"{\"apiVersion\":");
-        append(&mut head, &object["apiVersion"]);
-        head.extend_from_slice(b",\"kind\":");
+        // In the order of Go's types, which some clients' messages about the place of a mistake show.
+        head.extend_from_slice(b"{\"kind\":");
         append(&mut head, &object["kind"]);
+        head.extend_from_slice(b",\"apiVersion\":");
+        append(&mut head, &object["apiVersion"]);
         head.extend_from_slice(b",\"metadata\":{\"resourceVersion\":\"");
 
         let mut tail = Vec::with_capacity(1024);
@@ -98,6 +99,7 @@ mod tests {
         ] {
             let bytes = Encoded::new(&object).at(7);
             assert_eq!(parse(&bytes).unwrap(), want);
+            assert!(bytes.starts_with(br#"{"kind":"A","apiVersion":"v1","metadata":{"#));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! JSON patch (RFC 6902), bounded.
 
-use json_patch::{AddOperation, PatchOperation, ReplaceOperation};
+use json_patch::{AddOperation, PatchOperation, ReplaceOperation, TestOperation};
 use serde_json::Value;
 
 use crate::status::{ApiError, Result};
@@ -26,6 +26,12 @@ pub fn apply(object: &mut Value, patch: &json_patch::Patch) -> Result<()> {
             // Kubernetes' library replaces members that are not there.
             PatchOperation::Replace(ReplaceOperation { path, value }) if is_new_member(object, path.as_str()) => {
                 PatchOperation::Add(AddOperation { path: path.clone(), value: value.clone() })
+            }
+            // What is absent is null to it: kube-rs asks so whether nobody has set a finalizer.
+            PatchOperation::Test(TestOperation { path, value: Value::Null })
+                if is_new_member(object, path.as_str()) =>
+            {
+                continue;
             }
             other => other.clone(),
         };
@@ -58,6 +64,11 @@ mod tests {
             (json!([{"op": "replace", "path": "/no/where", "value": 1}]), None),
             (json!([{"op": "remove", "path": "/data/absent"}]), None),
             (json!([{"op": "test", "path": "/data/k", "value": "w"}]), None),
+            (json!([{"op": "test", "path": "/data/k", "value": null}]), None),
+            (json!([{"op": "test", "path": "/data/absent", "value": null}]), Some(object.clone())),
+            (json!([{"op": "test", "path": "/absent", "value": null}]), Some(object.clone())),
+            (json!([{"op": "test", "path": "/absent/too", "value": null}]), None),
+            (json!([{"op": "test", "path": "/list/3", "value": null}]), None),
         ] {
             let mut patched = object.clone();
             let decoded = decode(patch.to_string().as_bytes()).unwrap();
