@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use api::names::{ENDPOINTS_CONFIG_MAP, SYSTEM_NAMESPACE};
 use api::wire::Endpoints;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use registry::Registry;
 use registry::image::ImageRef;
@@ -16,6 +16,8 @@ use super::settings::Settings;
 
 /// How often unreferenced blobs are looked for; what is younger than this stays, since somebody may be about to name it.
 const COLLECT_EVERY: Duration = Duration::from_secs(3600);
+
+const API_SERVICE: &str = "kubernetes";
 
 /// Clients find the gateway and the platform API by this object.
 pub async fn publish(client: &kube::Client, settings: &Settings, endpoints: &Endpoints) -> Result<()> {
@@ -33,7 +35,20 @@ pub async fn publish(client: &kube::Client, settings: &Settings, endpoints: &End
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
     let params = PatchParams::apply("dhow-up").force();
     maps.patch(ENDPOINTS_CONFIG_MAP, &params, &Patch::Apply(object)).await.context("publishing the endpoints")?;
+    let services: Api<Service> = Api::namespaced(client.clone(), "default");
+    services.patch(API_SERVICE, &params, &Patch::Apply(api_service())).await.context("publishing the API's Service")?;
     Ok(())
+}
+
+/// What every cluster has, and what clients name in events about the cluster. It leads nowhere: pods here are not given
+/// the API.
+fn api_service() -> serde_json::Value {
+    serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": API_SERVICE, "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {"ports": [{"name": "https", "port": 443}]},
+    })
 }
 
 /// Removes images that nothing refers to any more.
