@@ -1,11 +1,11 @@
 # Two commands do all set-up on a bare Debian 12 with Rust: `make demo` and `make test`.
-# The others: build, test-cluster, test-faults, test-guest, test-long, bench, bench-cluster, tidy.
+# The others: build, test-clients, test-cluster, test-faults, test-guest, test-long, bench, bench-cluster, tidy.
 
 CARGO ?= cargo
 # How much longer the long tests are than their seeded twins in `make test`.
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: build demo test test-cluster test-faults test-guest test-long bench bench-cluster tidy
+.PHONY: build demo test test-clients test-cluster test-faults test-guest test-long bench bench-cluster tidy
 
 build:
 	@xtask/prepare.sh build
@@ -24,6 +24,14 @@ test:
 	DHOW_KUBECTL="$$(xtask/kubectl.sh)" $(CARGO) test --workspace --quiet
 	/usr/bin/python3 -m unittest discover --quiet --start-directory runtimes/python/tests
 	/usr/bin/node --test runtimes/node/tests/*.test.mjs
+
+# The clients that people have, each installed outside the clone: a recent kubectl, Helm, and programs in Python, JavaScript
+# and Go. What needs Go is skipped without it.
+test-clients:
+	@xtask/prepare.sh test
+	DHOW_KUBECTL="$$(tests/clients/install.sh kubectl)" && export DHOW_KUBECTL="$${DHOW_KUBECTL:-$$(xtask/kubectl.sh)}" && \
+		$(CARGO) test --workspace --test e2e --quiet -- kubectl:: && \
+		$(CARGO) test --workspace --test e2e --quiet -- --ignored clients::
 
 # The end-to-end tests on a real cluster of this machine; without Go or root it says so and ends well.
 test-cluster:

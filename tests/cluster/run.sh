@@ -126,8 +126,7 @@ nothing_is_left "dhow uninstall"
 as_admin wait --for=delete namespace/dhow-system --timeout=60s
 
 # The same by Helm: from the oldest chart that was ever released, else from this one, to this one.
-helm=$(dirname "$work")/../bin/helm
-[ -x "$helm" ] || helm=helm
+helm=$(tests/clients/install.sh helm)
 oldest=$(git tag --list 'v*' --sort=version:refname | while read -r tag; do
     git cat-file -e "$tag:charts/dhow/Chart.yaml" 2>/dev/null && echo "$tag" && break
 done)

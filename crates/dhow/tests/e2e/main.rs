@@ -4,6 +4,7 @@
 mod bad_input;
 mod burst;
 mod cli;
+mod clients;
 mod crash;
 mod definitions;
 mod differential;

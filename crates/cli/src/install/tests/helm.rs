@@ -10,24 +10,13 @@ use super::{manifests, settings};
 
 /// A Helm that is built with Go takes an old cluster for granted.
 const KUBERNETES: [&str; 2] = ["--kube-version", "1.35.0"];
-/// What is built where Helm is absent and Go is not.
-const HELM: &str = "helm.sh/helm/v3/cmd/helm@v3.19.2";
 
 /// The program, or why there is none.
 fn helm() -> Result<PathBuf, String> {
-    let runs =
-        |program: &Path| Command::new(program).arg("version").output().is_ok_and(|output| output.status.success());
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    let bin = cache.ok_or("no folder for it")?.join("dhow/bin");
-    if let Some(found) = [bin.join("helm"), "helm".into()].into_iter().find(|program| runs(program)) {
-        return Ok(found);
-    }
-    let built = Command::new("go").args(["install", HELM]).env("GOBIN", &bin).output();
-    match built.map_err(|error| format!("neither Helm nor Go: {error}"))? {
-        output if output.status.success() => Ok(bin.join("helm")),
-        output => Err(format!("Helm cannot be built: {}", text(&output))),
-    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients/install.sh");
+    let output = Command::new(script).arg("helm").output().map_err(|error| error.to_string())?;
+    let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if path.is_empty() { Err(text(&output)) } else { Ok(path.into()) }
 }
 
 fn text(output: &Output) -> String {

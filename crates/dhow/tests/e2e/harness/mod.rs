@@ -3,6 +3,7 @@
 //!
 //! Tests that hold on both call [`able`]; those about one machine and its processes call [`machine`]. Waits for states, never for time: [`eventually`] polls a condition up to a generous limit and says what it saw last.
 
+mod client;
 mod cluster;
 mod footprint;
 mod load;
@@ -23,6 +24,7 @@ pub const DHOW: &str = env!("CARGO_BIN_EXE_dhow");
 /// Far longer than anything takes; a test that needs it all has failed.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
+pub use client::{client, sources};
 pub use cluster::{admin, kubeconfig as cluster_kubeconfig};
 pub use footprint::{Footprint, cpu_shares, footprint};
 pub use load::Load;

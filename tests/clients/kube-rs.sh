@@ -1,0 +1,44 @@
+#!/bin/sh
+# Runs kube-rs's own cluster tests, out of a checkout of its repository, against a `dhow up` of this machine; all but those
+# that kube-rs.excluded lists with their reasons. Usage: kube-rs.sh CHECKOUT (as root; target/debug/dhow is built first)
+set -eu
+checkout=$(cd "$1" && pwd)
+cd "$(dirname "$0")/../.."
+
+cargo build --quiet --package dhow
+work=$(mktemp -d)
+set --
+for listener in api gateway console metrics registry; do
+    set -- "$@" "--$listener-listen" 127.0.0.1:0
+done
+target/debug/dhow up --data-dir "$work/data" "$@" >"$work/log" 2>&1 &
+dhow=$!
+finish() {
+    code=$?
+    trap - EXIT
+    kill "$dhow" 2>/dev/null || true
+    wait "$dhow" || true
+    [ "$code" = 0 ] || tail -n 40 "$work/log" >&2
+    rm -rf "$work"
+    exit "$code"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+until [ -e "$work/data/endpoints.json" ]; do
+    kill -0 "$dhow"
+    sleep 0.1
+done
+export KUBECONFIG="$work/data/kubeconfig"
+
+set --
+while read -r test _; do
+    set -- "$@" --skip "$test"
+done <<END
+$(grep -v '^#' tests/clients/kube-rs.excluded)
+END
+cd "$checkout"
+# One after the other: several of them write to the same objects.
+cargo test --lib --workspace --exclude e2e --all-features -- --ignored --test-threads 1 "$@"
+for example in crd_derive crd_api; do
+    cargo run --quiet --package kube-examples --example "$example"
+done
