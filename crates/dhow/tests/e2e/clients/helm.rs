@@ -30,6 +30,8 @@ async fn the_life_of_a_release(helm: &str) {
         ("./helm history r -o json", &[r#""revision":2"#, r#""status":"superseded""#]),
         ("./helm status r", &["REVISION: 2"]),
         ("./helm get values r", &["greeting: hej"]),
+        ("kubectl get tune r -o jsonpath='{.spec}'", &[r#"{"notes":"hej","times":1}"#]),
+        ("!./helm upgrade r chart -f values.json --set greeting= --wait --timeout 90s", &["spec.notes"]),
         // What somebody else changed in between is merged, and what the chart says wins.
         ("kubectl label cm r mine=kept && kubectl scale deploy r --replicas=1", &[]),
         ("./helm rollback r 1 --wait --timeout 90s", &["Rollback was a success"]),
@@ -42,6 +44,9 @@ async fn the_life_of_a_release(helm: &str) {
         ("./helm uninstall r --wait --timeout 90s", &[r#"release "r" uninstalled"#]),
         ("kubectl get deploy,rs,svc,sa,cm,fn -l app=r -o name; kubectl get deploy,svc,cm,secret r --ignore-not-found -o name", &[]),
         ("kubectl get deploy,svc,cm,secret,fn r r-function --ignore-not-found -o name | wc -l | xargs test 0 -eq", &[]),
+        // As everywhere, it leaves the kinds that a chart brought.
+        ("kubectl get tunes.example.org -o name | wc -l | xargs test 0 -eq", &[]),
+        ("kubectl get crd tunes.example.org", &["tunes.example.org"]),
         ("kubectl wait --for=delete pods -l app=r --timeout=60s", &[]),
         ("./helm list -q | wc -l | xargs test 0 -eq", &[]),
     ]);
