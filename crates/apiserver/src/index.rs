@@ -25,6 +25,26 @@ pub fn index(key: &str, value: &[u8]) -> Index {
     Index::of(kinds::fields_of_key(key), &object)
 }
 
+/// Whether stored bytes are an object, and the one that their key names. Says what is wrong otherwise.
+pub fn examine(key: &str, value: &[u8]) -> Result<(), String> {
+    let object: Value = serde_json::from_slice(value).map_err(|error| format!("is not JSON: {error}"))?;
+    let metadata = &object["metadata"];
+    for field in ["apiVersion", "kind"] {
+        if !object[field].is_string() {
+            return Err(format!("has no {field}"));
+        }
+    }
+    let (namespace, name) = (metadata["namespace"].as_str(), metadata["name"].as_str().unwrap_or_default());
+    let own = namespace.map_or_else(|| format!("/{name}"), |namespace| format!("/{namespace}/{name}"));
+    if !key.ends_with(&own) {
+        return Err(format!("holds the object {:?}", &own[1..]));
+    }
+    match metadata["resourceVersion"].as_str().map(str::parse::<u64>) {
+        Some(Ok(_)) => Ok(()),
+        _ => Err("has no resourceVersion".into()),
+    }
+}
+
 impl Index {
     pub(crate) fn of(fields: &[(&'static str, &'static str)], object: &Value) -> Self {
         let labels = object["metadata"]["labels"].as_object();
@@ -79,6 +99,21 @@ fn text(value: Option<&Value>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sound_objects() {
+        let sound =
+            r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"namespace":"n","name":"a","resourceVersion":"1"}}"#;
+        for (key, value, want) in [
+            ("core/configmaps/n/a", sound.to_owned(), Ok(())),
+            ("core/configmaps/n/b", sound.to_owned(), Err("holds the object \"n/a\"")),
+            ("core/configmaps/n/a", sound.replace("\"v1\"", "1"), Err("has no apiVersion")),
+            ("core/configmaps/n/a", sound.replace("\"1\"", "\"x\""), Err("has no resourceVersion")),
+            ("core/configmaps/n/a", sound[1..].to_owned(), Err("is not JSON: trailing characters at line 1 column 13")),
+        ] {
+            assert_eq!(examine(key, value.as_bytes()), want.map_err(str::to_owned), "{key} {value}");
+        }
+    }
 
     #[test]
     fn pairs() {

@@ -39,7 +39,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use auth::User;
-pub use index::{Index, index};
+pub use index::{Index, examine, index};
 pub use service::{External, Local};
 pub use status::ApiError;
 
@@ -66,7 +66,7 @@ pub struct Config {
     pub max_watches: usize,
     /// Events kept; the oldest are dropped.
     pub max_events: usize,
-    /// Whether an external client's write is answered only once it is on disk.
+    /// Whether an external client is shown only what is on disk.
     pub external_durable: bool,
     /// Ends every watch, so that a draining listener does not wait for them.
     pub stop: CancellationToken,

@@ -57,6 +57,13 @@ pub enum Command {
     Delete(DeleteArgs),
     /// What was made for a function or a service, as plain objects that run without Dhow
     Export(ExportArgs),
+    /// Copy everything that the platform knows into a file, while it runs
+    Backup(BackupArgs),
+    /// Put a backup in the place of what a stopped platform knows
+    Restore(RestoreArgs),
+    /// The data file of this machine's platform
+    #[command(subcommand)]
+    Db(DbCommand),
     /// How the platform is
     Status(FormatArgs),
     /// Which version this is
@@ -265,6 +272,41 @@ pub struct DeleteArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+pub struct BackupArgs {
+    /// The file to make; one that is there is not overwritten
+    pub file: PathBuf,
+    /// Copy from this folder, of a platform that need not run, instead of asking the platform
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct RestoreArgs {
+    /// What `dhow backup` made
+    pub file: PathBuf,
+    /// Where the stopped platform keeps everything [default: as of dhow up]
+    #[arg(long, env = "DHOW_DATA_DIR", value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum DbCommand {
+    /// Look for damage in the data file, or in a backup; the platform may run meanwhile
+    Check(CheckArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// A backup, or another data file [default: the one in the data directory]
+    pub file: Option<PathBuf>,
+    /// Where the platform keeps everything [default: as of dhow up]
+    #[arg(long, env = "DHOW_DATA_DIR", value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub format: FormatArgs,
+}
+
+#[derive(Clone, Debug, Args)]
 pub struct LauncherArgs {
     /// The socket to the platform
     #[arg(long, default_value_t = 0)]
@@ -304,6 +346,12 @@ mod tests {
             ("delete hello --no-wait", true),
             ("export hello -o json --all", true),
             ("status -o json --kubeconfig /x", true),
+            ("backup dhow.db --data-dir /x", true),
+            ("backup", false),
+            ("restore dhow.db --data-dir /x", true),
+            ("db check dhow.db -o json", true),
+            ("db check --data-dir /x", true),
+            ("db", false),
             ("version", true),
             ("internal-launcher --fd 3", true),
             ("nonsense", false),

@@ -4,11 +4,12 @@
 
 use bytes::Bytes;
 use http::uri::Authority;
-use http::{Request, Response, Uri};
+use http::{Request, Response, StatusCode, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 
@@ -58,6 +59,26 @@ pub async fn send(what: &str, door: &Door, request: Request<Body>) -> Result<Ans
     let sent = sender.send_request(request).await;
     let broken = |e: hyper::Error| Failure::failed(format!("{what} at {door} broke off: {}", innermost(&e)));
     Ok(Answer { response: sent.map_err(broken)?, _connection: driver, _forwarder: way.forwarder })
+}
+
+/// What the platform API says instead of what was asked for.
+#[derive(Deserialize)]
+struct Problem {
+    message: String,
+    next: String,
+}
+
+/// Why the platform API did not do it.
+pub fn refused(what: &str, status: StatusCode, text: &str) -> Failure {
+    let what = |message: &str| format!("{what} ({}): {message}", status.as_u16());
+    match serde_json::from_str::<Problem>(text) {
+        Ok(problem) => Failure::failed(what(&problem.message)).next(problem.next),
+        Err(_) if status == StatusCode::UNAUTHORIZED => {
+            Failure::failed(what("the kubeconfig's token is not known there"))
+                .next("use the kubeconfig that this `dhow up` wrote, with --kubeconfig or DHOW_KUBECONFIG")
+        }
+        Err(_) => Failure::failed(what(text.trim())),
+    }
 }
 
 /// The host and port of a URL.

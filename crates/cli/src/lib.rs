@@ -1,8 +1,8 @@
 //! The command line: everything a person does with Dhow.
 //!
 //! Owns: flags, help, what is printed and the exit code. Must not know: any other room; it talks to the Kubernetes API,
-//! the platform API and the gateway, like every other client. Data goes to stdout, words to stderr. The surprise: `up`
-//! and the launcher are only parsed here; the composition root runs them.
+//! the platform API and the gateway, like every other client. Data goes to stdout, words to stderr. The surprise: `up`,
+//! the launcher and what opens data files are only parsed here; the composition root runs them.
 
 mod archive;
 pub mod args;
@@ -24,7 +24,7 @@ mod templates;
 
 use std::process::ExitCode;
 
-pub use args::{Cli, Command, LauncherArgs, UpArgs};
+pub use args::{BackupArgs, CheckArgs, Cli, Command, DbCommand, Format, LauncherArgs, RestoreArgs, UpArgs};
 pub use connect::default_data_dir;
 pub use failure::{Code, Failure};
 
@@ -39,7 +39,7 @@ pub(crate) struct Context {
     pub clock: api::Clock,
 }
 
-/// Runs every command but `up` and the launcher, which are the caller's.
+/// Runs every command but those that are only parsed here.
 pub async fn run(cli: Cli, clock: api::Clock) -> ExitCode {
     let context = Context { global: cli.global, output: Output, clock };
     let result = tokio::select! {

@@ -2,6 +2,7 @@
 //!
 //! Owns: which of the three this process is, and the runtime it gets. The launcher must start before any thread does.
 
+mod data;
 mod role;
 mod up;
 
@@ -38,6 +39,9 @@ fn main() -> ExitCode {
         cli::Command::Up(args) => exit("up", runtime.block_on(up::run(args))),
         cli::Command::BuildStep(args) => ended(runtime.block_on(role::build_step(args))),
         cli::Command::Role(args) => exit("role", runtime.block_on(role::run(args, cli.global.kubeconfig.as_deref()))),
+        cli::Command::Backup(args) if let Some(folder) = &args.data_dir => exit("backup", data::backup(args, folder)),
+        cli::Command::Restore(args) => exit("restore", data::restore(args, daemon::system_clock()())),
+        cli::Command::Db(cli::DbCommand::Check(args)) => exit("db check", data::check(args)),
         _ => runtime.block_on(cli::run(cli, daemon::system_clock())),
     };
     // A read of stdin or a name lookup may still block a thread; nobody waits for it any more.

@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
 use registry::remote::RemoteError;
 use registry::{Digest, RegistryError};
 use serde::Serialize;
 
-pub type Body = Full<Bytes>;
+pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// Why a request is refused.
 #[derive(Debug)]
@@ -21,7 +22,9 @@ pub(crate) enum Refusal {
     NotFound {
         path: String,
     },
-    Method,
+    Method {
+        allowed: &'static str,
+    },
     Unauthenticated,
     Forbidden {
         namespace: String,
@@ -31,7 +34,11 @@ pub(crate) enum Refusal {
     InvalidNamespace {
         namespace: String,
     },
-    Busy,
+    Busy {
+        with: &'static str,
+    },
+    /// The copy could not be made.
+    Backup(std::io::Error),
     Registry(RegistryError),
     /// The other registry's fault, or the operator's.
     Remote(RemoteError),
@@ -63,12 +70,13 @@ impl Refusal {
             Refusal::ForeignHost { host } => format!("this API is not served under the host {host:?}"),
             Refusal::ForeignOrigin { origin } => format!("pages from {origin:?} may not use this API"),
             Refusal::NotFound { path } => format!("there is nothing at {path:?}"),
-            Refusal::Method => "a blob is uploaded with PUT and asked for with HEAD".into(),
+            Refusal::Method { allowed } => format!("what is there takes {allowed}"),
             Refusal::Unauthenticated => "who are you? no valid bearer token came with the request".into(),
             Refusal::Forbidden { namespace } => format!("you may not upload to the namespace {namespace:?}"),
             Refusal::Undecided => "the Kubernetes API does not say who you are".into(),
             Refusal::InvalidNamespace { namespace } => format!("{namespace:?} is not a namespace"),
-            Refusal::Busy => "too many uploads are in progress".into(),
+            Refusal::Busy { with } => format!("too many {with} are in progress"),
+            Refusal::Backup(_) => "the platform could not copy its data file".into(),
             // Paths of the machine are nobody's business outside.
             Refusal::Registry(RegistryError::Io { .. }) => "the platform could not store the blob".into(),
             Refusal::Registry(error) => error.to_string(),
@@ -81,11 +89,11 @@ impl Refusal {
             Refusal::Unauthenticated => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"dhow\""));
             }
-            Refusal::Busy | Refusal::Undecided => {
+            Refusal::Busy { .. } | Refusal::Undecided => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
-            Refusal::Method => {
-                headers.insert(header::ALLOW, HeaderValue::from_static("PUT, HEAD"));
+            Refusal::Method { allowed } => {
+                headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
             }
             _ => {}
         }
@@ -105,7 +113,7 @@ impl Refusal {
             Refusal::NotFound { .. } => {
                 (StatusCode::NOT_FOUND, "NotFound", "sources live at /v1/namespaces/<namespace>/blobs/sha256:<hex>")
             }
-            Refusal::Method => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "use PUT or HEAD"),
+            Refusal::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "use one of these methods"),
             Refusal::Unauthenticated => {
                 (StatusCode::UNAUTHORIZED, "Unauthenticated", "send the bearer token of the platform's kubeconfig")
             }
@@ -116,7 +124,11 @@ impl Refusal {
             Refusal::InvalidNamespace { .. } => {
                 (StatusCode::BAD_REQUEST, "InvalidNamespace", "use up to 63 lower-case letters, digits and '-'")
             }
-            Refusal::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Busy", "try again in a second"),
+            Refusal::Busy { .. } => (StatusCode::SERVICE_UNAVAILABLE, "Busy", "try again in a second"),
+            Refusal::Backup(error) => {
+                tracing::error!(%error, "a backup could not be made");
+                (StatusCode::INTERNAL_SERVER_ERROR, "BackupFailed", "look into the platform's log; is its disk full?")
+            }
             Refusal::Registry(error) => classify(error),
             Refusal::Remote(error) => {
                 tracing::error!(%error, "a source could not be stored");
@@ -157,14 +169,18 @@ pub(crate) fn stored(status: StatusCode, digest: Digest, size: Option<u64>) -> R
 }
 
 pub(crate) fn healthy() -> Response<Body> {
-    Response::new(Full::from("ok"))
+    Response::new(whole("ok"))
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
     let mut text = serde_json::to_vec(value).expect("strings and numbers always serialise");
     text.push(b'\n');
-    let mut response = Response::new(Full::from(text));
+    let mut response = Response::new(whole(text));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+fn whole(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }

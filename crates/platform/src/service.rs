@@ -17,6 +17,7 @@ use registry::{Digest, RegistryError};
 use tokio::sync::Semaphore;
 
 use crate::answer::{Body, Refusal, healthy, stored};
+use crate::backup::{self, Backup};
 use crate::guard;
 use crate::sink::Sink;
 
@@ -30,7 +31,7 @@ pub enum Authorization {
     Unknown,
 }
 
-/// Decides by the head of a request and the namespace it is for.
+/// Decides by the head of a request and the namespace it is for; the empty one is all of the platform.
 pub type Authorize = Arc<dyn Fn(&Parts, &str) -> BoxFuture<'static, Authorization> + Send + Sync>;
 
 #[derive(Clone, Debug)]
@@ -61,7 +62,7 @@ pub fn sources_repository(namespace: &str) -> String {
 /// The platform API as a tower service; clones share its bounds.
 pub fn service(sink: impl Into<Sink>, authorize: Authorize, limits: Limits) -> Service {
     let uploads = Arc::new(Semaphore::new(limits.uploads));
-    Service { sink: sink.into(), authorize, limits: Arc::new(limits), uploads }
+    Service { sink: sink.into(), authorize, limits: Arc::new(limits), uploads, backups: None }
 }
 
 #[derive(Clone)]
@@ -70,6 +71,7 @@ pub struct Service {
     authorize: Authorize,
     limits: Arc<Limits>,
     uploads: Arc<Semaphore>,
+    backups: Option<backup::Backups>,
 }
 
 impl<B> tower::Service<Request<B>> for Service
@@ -92,6 +94,12 @@ where
 }
 
 impl Service {
+    /// Also hands out copies of everything that the platform knows.
+    pub fn with_backups(mut self, backup: Backup) -> Self {
+        self.backups = Some(backup::Backups::new(backup));
+        self
+    }
+
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Send,
@@ -116,22 +124,24 @@ impl Service {
             return Ok(healthy());
         }
         guard::check(parts, &self.limits.hosts)?;
+        if let (backup::PATH, Some(backups)) = (path, &self.backups) {
+            if parts.method != Method::GET {
+                return Err(Refusal::Method { allowed: "GET" });
+            }
+            self.check(parts, "").await?;
+            return backups.answer().await;
+        }
         let segments: Vec<&str> = path.split('/').collect();
         let ["", "v1", "namespaces", namespace, "blobs", digest] = segments.as_slice() else {
             return Err(Refusal::NotFound { path: path.chars().take(200).collect() });
         };
         if !matches!(parts.method, Method::PUT | Method::HEAD) {
-            return Err(Refusal::Method);
+            return Err(Refusal::Method { allowed: "PUT, HEAD" });
         }
         if !is_namespace(namespace) {
             return Err(Refusal::InvalidNamespace { namespace: namespace.chars().take(200).collect() });
         }
-        match (self.authorize)(parts, namespace).await {
-            Authorization::Allowed => {}
-            Authorization::Unauthenticated => return Err(Refusal::Unauthenticated),
-            Authorization::Forbidden => return Err(Refusal::Forbidden { namespace: (*namespace).into() }),
-            Authorization::Unknown => return Err(Refusal::Undecided),
-        }
+        self.check(parts, namespace).await?;
         let repository = sources_repository(namespace);
         // Some clients encode the colon.
         let digest: Digest = digest.replacen("%3A", ":", 1).replacen("%3a", ":", 1).parse()?;
@@ -147,6 +157,15 @@ impl Service {
         }
     }
 
+    async fn check(&self, parts: &Parts, namespace: &str) -> Result<(), Refusal> {
+        match (self.authorize)(parts, namespace).await {
+            Authorization::Allowed => Ok(()),
+            Authorization::Unauthenticated => Err(Refusal::Unauthenticated),
+            Authorization::Forbidden => Err(Refusal::Forbidden { namespace: namespace.into() }),
+            Authorization::Unknown => Err(Refusal::Undecided),
+        }
+    }
+
     async fn upload(
         &self,
         parts: &Parts,
@@ -159,7 +178,7 @@ impl Service {
         if announced.is_some_and(|length: u64| length > limit) {
             return Err(Refusal::Registry(RegistryError::TooLarge { limit }));
         }
-        let _one_of_few = self.uploads.try_acquire().map_err(|_| Refusal::Busy)?;
+        let _one_of_few = self.uploads.try_acquire().map_err(|_| Refusal::Busy { with: "uploads" })?;
         let size = self.sink.put(repository, &digest, limit, body).await?;
         tracing::debug!(%repository, %digest, size, "a source was uploaded");
         Ok(stored(StatusCode::CREATED, digest, Some(size)))

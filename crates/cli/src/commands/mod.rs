@@ -1,5 +1,6 @@
 //! One module per command.
 
+mod backup;
 mod delete;
 mod deploy;
 mod describe;
@@ -34,6 +35,7 @@ pub async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Scale(args) => scale::run(context, &args).await,
         Command::Delete(args) => delete::run(context, &args).await,
         Command::Export(args) => export::run(context, &args).await,
+        Command::Backup(args) => backup::run(context, &args).await,
         Command::Status(args) => status::run(context, args).await,
         Command::Install(args) => crate::install::install(context, *args).await,
         Command::Uninstall(args) => crate::install::uninstall(context, args).await,
@@ -41,6 +43,7 @@ pub async fn run(context: &Context, command: Command) -> Result<()> {
             version(context, args);
             Ok(())
         }
+        Command::Restore(_) | Command::Db(_) => Err(Failure::usage("this program cannot open data files")),
         Command::Up(_) | Command::Role(_) | Command::BuildStep(_) | Command::InternalLauncher(_) => {
             Err(Failure::usage("this program cannot run the platform"))
         }

@@ -1,7 +1,6 @@
 //! A packed source on its way to the platform, under the name of its content.
 
 use http::{Method, Request, StatusCode, header};
-use serde::Deserialize;
 
 use crate::Failure;
 use crate::connect::{Endpoints, Platform};
@@ -10,13 +9,6 @@ use crate::packing::Packed;
 
 /// An error's text is not worth more.
 const PROBLEM_BYTES: usize = 64 << 10;
-
-/// What the platform API says instead of "stored".
-#[derive(Deserialize)]
-struct Problem {
-    message: String,
-    next: String,
-}
 
 /// Why the source is not there.
 pub struct NotUploaded {
@@ -75,13 +67,5 @@ impl From<Failure> for NotUploaded {
 const WHAT: &str = "the platform API";
 
 fn refused(status: StatusCode, text: &str) -> Failure {
-    let what = |message: &str| format!("the platform did not take the source ({}): {message}", status.as_u16());
-    match serde_json::from_str::<Problem>(text) {
-        Ok(problem) => Failure::failed(what(&problem.message)).next(problem.next),
-        Err(_) if status == StatusCode::UNAUTHORIZED => {
-            Failure::failed(what("the kubeconfig's token is not known there"))
-                .next("use the kubeconfig that this `dhow up` wrote, with --kubeconfig or DHOW_KUBECONFIG")
-        }
-        Err(_) => Failure::failed(what(text.trim())),
-    }
+    wire::refused("the platform did not take the source", status, text)
 }

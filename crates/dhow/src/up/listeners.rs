@@ -12,6 +12,7 @@ use tower::Service;
 
 use super::credentials;
 use super::settings::Settings;
+use super::storage;
 
 pub struct Bound {
     pub api: Listener,
@@ -66,7 +67,8 @@ impl Bound {
             }
         };
         let uploads = platform::Limits { max_source_bytes: settings.max_source, ..platform::Limits::default() };
-        let uploads = platform::service(registry.clone(), Arc::new(authorize), uploads);
+        let backups = storage::backups(&settings.data_dir);
+        let uploads = platform::service(registry.clone(), Arc::new(authorize), uploads).with_backups(backups);
         let answer = move |request| {
             let uploads = uploads.clone();
             async move { uploads.handle(request).await }

@@ -57,7 +57,7 @@ pub async fn run(args: &cli::UpArgs) -> Result<()> {
 
 /// Creates the folder first, so that a folder in use is found before anything in it is touched.
 fn open_store(data_dir: &Path) -> Result<ObjectStore> {
-    Ok(ObjectStore::open(&data_dir.join("objects.db"), apiserver::index, store::Options::default())?)
+    Ok(ObjectStore::open(&crate::data::file(data_dir), apiserver::index, store::Options::default())?)
 }
 
 /// Everything between an open store and a stopped platform.

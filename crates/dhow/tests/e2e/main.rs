@@ -1,6 +1,7 @@
 //! End to end: a real `dhow up`, its own command line, kubectl, and plain sockets. One module per part of the product;
 //! each test names the promise that it holds.
 
+mod backup;
 mod bad_input;
 mod burst;
 mod cli;
