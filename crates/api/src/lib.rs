@@ -10,6 +10,7 @@ pub mod build;
 pub mod class;
 pub mod condition;
 mod definitions;
+pub mod frames;
 pub mod function;
 pub mod image;
 pub mod names;

@@ -24,6 +24,7 @@ mod schema;
 mod selector;
 mod service;
 mod status;
+mod stream;
 mod swagger;
 mod table;
 mod watch;
@@ -33,10 +34,11 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http_body_util::combinators::{BoxBody, UnsyncBoxBody};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 pub use auth::User;
 pub use index::{Index, examine, index};
@@ -49,26 +51,30 @@ pub type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
 pub(crate) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
 pub type ObjectStore = store::Store<Index>;
 
-/// Reaches the node's API (`/containerLogs/{namespace}/{pod}/{container}`) for the pods' logs.
+/// Reaches the node's API for the pods' logs (`GET /containerLogs/{namespace}/{pod}/{container}`), and for visits: POST to
+/// `/exec/…` and `/attach/…` of the same form, whose bodies are [`api::frames`], and to
+/// `/portForward/{namespace}/{pod}?port=…`, whose bodies are the bytes of one connection.
 pub type NodeProxy =
-    tower::util::BoxCloneSyncService<http::Request<Full<Bytes>>, http::Response<BoxBody<Bytes, BoxError>>, BoxError>;
+    tower::util::BoxCloneSyncService<http::Request<RequestBody>, http::Response<ResponseBody>, BoxError>;
 
 /// Everything that the composition root decides. Each bound says what happens beyond it.
 pub struct Config {
     /// Bearer tokens of [`ApiServer::external`]; all others get 401.
     pub tokens: Vec<(String, User)>,
     pub clock: api::Clock,
-    /// Absent: pod logs answer 503.
+    /// Absent: pod logs and visits answer 503.
     pub node_proxy: Option<NodeProxy>,
     /// Larger bodies get 413.
     pub max_body_bytes: usize,
     /// Open watches of external clients; more get 429. Watches in process are as many as the program starts.
     pub max_watches: usize,
+    /// Visits to pods (exec, attach, port-forward) that are open; more get 429.
+    pub max_visits: usize,
     /// Events kept; the oldest are dropped.
     pub max_events: usize,
     /// Whether an external client is shown only what is on disk.
     pub external_durable: bool,
-    /// Ends every watch, so that a draining listener does not wait for them.
+    /// Ends every watch and every visit, so that a draining listener does not wait for them.
     pub stop: CancellationToken,
 }
 
@@ -81,6 +87,7 @@ impl Config {
             node_proxy: None,
             max_body_bytes: 3 << 20,
             max_watches: 4096,
+            max_visits: 512,
             max_events: 10_000,
             external_durable: true,
             stop: CancellationToken::new(),
@@ -105,6 +112,9 @@ pub(crate) struct Inner {
     pub max_events: usize,
     pub external_durable: bool,
     pub watches: Arc<Semaphore>,
+    pub visits: Arc<Semaphore>,
+    /// The tasks that serve visits; each ends with its client, or when `stop` says so.
+    pub visitors: TaskTracker,
     pub stop: CancellationToken,
     /// Keys of Events, oldest first, so that the oldest can be dropped.
     pub events: Mutex<VecDeque<Arc<str>>>,
@@ -129,6 +139,8 @@ impl ApiServer {
             max_events: config.max_events,
             external_durable: config.external_durable,
             watches: Arc::new(Semaphore::new(config.max_watches)),
+            visits: Arc::new(Semaphore::new(config.max_visits)),
+            visitors: TaskTracker::new(),
             stop: config.stop,
             events: Mutex::new(oldest_first.into_iter().map(|entry| entry.key).collect()),
             documents: openapi::Documents::default(),
@@ -147,6 +159,12 @@ impl ApiServer {
     /// For the program itself: trusted, and never behind an fsync.
     pub fn local(&self) -> Local {
         Local::new(self.inner.clone())
+    }
+
+    /// Waits until no visit to a pod is open any more; to be called once `stop` has been given.
+    pub async fn visits_ended(&self) {
+        self.inner.visitors.close();
+        self.inner.visitors.wait().await;
     }
 
     /// A client over [`ApiServer::local`]. Must be called inside a tokio runtime.

@@ -2,15 +2,14 @@
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tower::{Service, ServiceExt};
 
 use crate::handler::Call;
 use crate::status::{ApiError, Result};
-use crate::{BoxError, Inner, ResponseBody};
+use crate::{Inner, ResponseBody, whole};
 
 /// What the node's API understands of `PodLogOptions`.
 const OPTIONS: [&str; 7] = ["follow", "tailLines", "sinceSeconds", "sinceTime", "timestamps", "limitBytes", "previous"];
@@ -36,7 +35,7 @@ impl Inner {
             .map(|(option, value)| format!("{option}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)))
             .collect();
         let uri = format!("/containerLogs/{namespace}/{name}/{container}?{}", query.join("&"));
-        let request = Request::get(uri).body(Full::default()).map_err(|e| ApiError::Internal(e.to_string()))?;
+        let request = Request::get(uri).body(whole(Bytes::new())).map_err(|e| ApiError::Internal(e.to_string()))?;
         let unreachable = |error| ApiError::Unavailable(format!("the node's API could not be reached: {error}"));
         let mut proxy = proxy.clone();
         let response = proxy.ready().await.map_err(unreachable)?.call(request).await.map_err(unreachable)?;
@@ -49,14 +48,14 @@ impl Inner {
                 _ => ApiError::Internal(format!("the node could not give the log: {text}")),
             });
         }
-        let mut response = Response::new(http_body_util::combinators::UnsyncBoxBody::new(body));
+        let mut response = Response::new(body);
         response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
         Ok(response)
     }
 }
 
 /// The beginning of what the node answered instead of a log.
-async fn error_text(mut body: BoxBody<Bytes, BoxError>) -> String {
+pub(crate) async fn error_text(mut body: ResponseBody) -> String {
     let mut text = vec![];
     while let Some(Ok(frame)) = body.frame().await
         && text.len() < LONGEST_ERROR
@@ -69,7 +68,7 @@ async fn error_text(mut body: BoxBody<Bytes, BoxError>) -> String {
 }
 
 /// The container that is meant, as Kubernetes guesses it.
-fn container(pod: &Value, name: &str, asked: Option<&str>) -> Result<String> {
+pub(crate) fn container(pod: &Value, name: &str, asked: Option<&str>) -> Result<String> {
     let list = |field: &str| -> Vec<String> {
         let items = pod["spec"][field].as_array().into_iter().flatten();
         items.filter_map(|container| Some(container["name"].as_str()?.to_owned())).collect()

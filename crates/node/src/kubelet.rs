@@ -1,53 +1,71 @@
-//! The node's own API, as the API server calls it: the logs of its pods.
+//! The node's own API, as the API server calls it: the logs of its pods, and visits to them.
 //!
-//! `GET /containerLogs/{namespace}/{pod}/{container}`; 404 for a pod that is not here, 400 with a sentence for a log
-//! that there is not.
+//! `GET /containerLogs/{namespace}/{pod}/{container}`, `POST /exec/…` and `POST /attach/…` of the same form, and
+//! `POST /portForward/{namespace}/{pod}?port=…`; 404 for a pod that is not here, 400 with a sentence for what there is
+//! not. What the bodies of visits hold is in [`crate::visit`].
 
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body::Frame;
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
 use jiff::{SignedDuration, Timestamp};
 use percent_encoding::percent_decode_str;
-use runtime::{ErrorClass, LogOptions, LogStream};
+use runtime::{ErrorClass, LogOptions};
 use tower::service_fn;
 
 use crate::logs::{self, Directory, Entry};
-use crate::{BoxError, KubeletService};
+use crate::{BoxError, KubeletService, RequestBody, visit};
 
 pub fn service(directory: Arc<Directory>, clock: api::Clock) -> KubeletService {
-    KubeletService::new(service_fn(move |request: Request<Full<Bytes>>| {
+    KubeletService::new(service_fn(move |request: Request<RequestBody>| {
         let (directory, clock) = (directory.clone(), clock.clone());
         async move { Ok(serve(&directory, clock(), request).await) }
     }))
 }
 
-async fn serve(directory: &Directory, now: Timestamp, request: Request<Full<Bytes>>) -> Response<Body> {
-    let path: Vec<&str> = request.uri().path().trim_start_matches('/').split('/').collect();
-    let ["containerLogs", namespace, pod, container] = path.as_slice() else {
-        return answer(StatusCode::NOT_FOUND, "this node serves /containerLogs/{namespace}/{pod}/{container}");
+async fn serve(directory: &Directory, now: Timestamp, request: Request<RequestBody>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let path: Vec<&str> = parts.uri.path().trim_start_matches('/').split('/').collect();
+    let (verb, namespace, pod, container) = match path.as_slice() {
+        [verb @ ("containerLogs" | "exec" | "attach"), namespace, pod, container] => {
+            (*verb, *namespace, *pod, Some(*container))
+        }
+        ["portForward", namespace, pod] => ("portForward", *namespace, *pod, None),
+        _ => {
+            let text = "this node serves /containerLogs, /exec and /attach/{namespace}/{pod}/{container}, and \
+                        /portForward/{namespace}/{pod}";
+            return answer(StatusCode::NOT_FOUND, text);
+        }
     };
-    if request.method() != Method::GET {
-        return answer(StatusCode::METHOD_NOT_ALLOWED, "only GET is served");
+    let (method, only) = match verb {
+        "containerLogs" => (Method::GET, "only GET is served"),
+        _ => (Method::POST, "only POST is served"),
+    };
+    if parts.method != method {
+        return answer(StatusCode::METHOD_NOT_ALLOWED, only);
     }
-    let query = match Query::parse(request.uri().query().unwrap_or_default(), now) {
-        Ok(query) => query,
-        Err(problem) => return answer(StatusCode::BAD_REQUEST, &problem),
-    };
     let Some(entry) = directory.get(namespace, pod) else {
         return answer(StatusCode::NOT_FOUND, &format!("pod {namespace}/{pod} is not on this node"));
     };
-    if entry.container != *container {
+    if let Some(container) = container.filter(|container| entry.container != *container) {
         let text = format!("container {container} is not valid for pod {pod}; it has {}", entry.container);
         return answer(StatusCode::BAD_REQUEST, &text);
     }
-    if query.previous { previous(&entry, pod, &query.options) } else { present(&entry, pod, query.options).await }
+    let query = parts.uri.query().unwrap_or_default();
+    match verb {
+        "exec" => visit::exec(&entry, query, body).await,
+        "attach" => visit::attach(&entry, query, body).await,
+        "portForward" => visit::forward(&entry, query, body).await,
+        _ => match Query::parse(query, now) {
+            Ok(query) if query.previous => previous(&entry, pod, &query.options),
+            Ok(query) => present(&entry, pod, query.options).await,
+            Err(problem) => answer(StatusCode::BAD_REQUEST, &problem),
+        },
+    }
 }
 
 fn previous(entry: &Entry, pod: &str, options: &LogOptions) -> Response<Body> {
@@ -63,7 +81,10 @@ fn previous(entry: &Entry, pod: &str, options: &LogOptions) -> Response<Body> {
 async fn present(entry: &Entry, pod: &str, options: LogOptions) -> Response<Body> {
     if let Some(provider) = &entry.provider {
         match provider.logs(&entry.uid, &entry.container, options.clone()).await {
-            Ok(stream) => return Response::new(Streamed { stream: Mutex::new(stream) }.boxed()),
+            Ok(stream) => {
+                let frames = stream.map(|chunk| chunk.map(Frame::data).map_err(BoxError::from));
+                return Response::new(StreamBody::new(frames).boxed_unsync());
+            }
             Err(error) if error.class() == ErrorClass::NotFound => {}
             Err(error) => return answer(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         }
@@ -77,36 +98,17 @@ async fn present(entry: &Entry, pod: &str, options: LogOptions) -> Response<Body
     }
 }
 
-type Body = BoxBody<Bytes, BoxError>;
+pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 
 fn whole(bytes: Bytes) -> Response<Body> {
-    Response::new(Full::new(bytes).map_err(|never| match never {}).boxed())
+    Response::new(Full::new(bytes).map_err(|never| match never {}).boxed_unsync())
 }
 
-fn answer(status: StatusCode, text: &str) -> Response<Body> {
+pub fn answer(status: StatusCode, text: &str) -> Response<Body> {
     let mut response = whole(Bytes::copy_from_slice(text.as_bytes()));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
     response
-}
-
-/// A log as a body. The lock is never taken: it makes a stream that one task reads fit for being shared.
-struct Streamed {
-    stream: Mutex<LogStream>,
-}
-
-impl http_body::Body for Streamed {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let stream = match self.get_mut().stream.get_mut() {
-            Ok(stream) => stream,
-            Err(poisoned) => poisoned.into_inner(),
-        };
-        let next = stream.poll_next_unpin(context);
-        next.map(|chunk| chunk.map(|chunk| chunk.map(Frame::data).map_err(BoxError::from)))
-    }
 }
 
 #[derive(Debug, PartialEq, Eq)]

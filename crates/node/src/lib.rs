@@ -1,6 +1,6 @@
 //! A virtual kubelet: one node of the cluster whose pods are run by Providers.
 //!
-//! Owns: the Node object and its lease, the status of the node's pods, and their logs. Must not know: how a pod is
+//! Owns: the Node object and its lease, the status of the node's pods, their logs, and visits to them. Must not know: how a pod is
 //! isolated, who made it, or who calls it. What one pod needs next is decided in `plan`, what its manifest means for a
 //! Provider in `translate`. The surprise: a status that nobody waits for is written late or never, so that between the
 //! birth of a pod and its first request there is one write.
@@ -17,6 +17,7 @@ mod registration;
 mod startup;
 mod status;
 mod translate;
+mod visit;
 mod worker;
 
 use std::net::IpAddr;
@@ -26,8 +27,7 @@ use std::time::Duration;
 
 use api::wire::StartReport;
 use bytes::Bytes;
-use http_body_util::Full;
-use http_body_util::combinators::BoxBody;
+use http_body_util::combinators::UnsyncBoxBody;
 use kube::Client;
 use registry::Registry;
 use runtime::{Limits, Provider, ProviderError};
@@ -36,9 +36,14 @@ use tokio_util::sync::CancellationToken;
 pub use machine::Machine;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// What the node's API is told, as it comes.
+pub type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
 /// The node's own API, as the API server calls it.
-pub type KubeletService =
-    tower::util::BoxCloneSyncService<http::Request<Full<Bytes>>, http::Response<BoxBody<Bytes, BoxError>>, BoxError>;
+pub type KubeletService = tower::util::BoxCloneSyncService<
+    http::Request<RequestBody>,
+    http::Response<UnsyncBoxBody<Bytes, BoxError>>,
+    BoxError,
+>;
 
 /// The field manager of everything the node writes.
 pub(crate) const MANAGER: &str = "dhow-node";
@@ -106,7 +111,7 @@ impl Node {
         Self { config: Arc::new(config), directory: Arc::default() }
     }
 
-    /// Answers `/containerLogs/{namespace}/{pod}/{container}` for the pods of this node.
+    /// Answers for the pods of this node: their logs, and visits to them.
     pub fn kubelet_service(&self) -> KubeletService {
         kubelet::service(self.directory.clone(), self.config.clock.clone())
     }

@@ -5,16 +5,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::frames;
 use api::image::label;
 use api::names::{self, NODE_LEASE_NAMESPACE, annotation};
 use api::wire::InstanceStarted;
 use apiserver::ApiServer;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node as NodeObject, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use node::{Config, KubeletService, Machine, Node, NodeError};
+use node::{Config, KubeletService, Machine, Node, NodeError, RequestBody};
 use registry::Registry;
 use registry::image::{ImageConfig, Layer, layer_from_dir, push_image};
 use runtime::fake::{Failure, FakeProvider, Script};
@@ -123,8 +124,17 @@ impl World {
         self.until("gone", name, Value::is_null).await;
     }
 
+    /// A visit that says everything at once; gives what comes back as it is.
+    async fn visit(&self, path: &str, body: Vec<u8>) -> (u16, Vec<u8>) {
+        let body = Full::new(body.into()).map_err(|never| match never {}).boxed_unsync();
+        let request = http::Request::post(path).body(body).unwrap();
+        let response = self.kubelet.clone().ready().await.unwrap().call(request).await.unwrap();
+        let status = response.status().as_u16();
+        (status, response.into_body().collect().await.unwrap().to_bytes().to_vec())
+    }
+
     async fn logs(&self, path: &str) -> (u16, String) {
-        let request = http::Request::get(path).body(Full::default()).unwrap();
+        let request = http::Request::get(path).body(nothing()).unwrap();
         let response = self.kubelet.clone().ready().await.unwrap().call(request).await.unwrap();
         let status = response.status().as_u16();
         (status, String::from_utf8_lossy(&response.into_body().collect().await.unwrap().to_bytes()).into_owned())
@@ -143,6 +153,10 @@ async fn the_start_of_a_revisions_instance_is_reported_once() {
     assert!(first.sandbox_seconds > 0.0 && first.runtime_seconds >= 0.0, "{first:?}");
     assert!(world.starts.try_recv().is_err(), "one start, one report, and none for a pod of no revision");
     world.stop().await;
+}
+
+fn nothing() -> RequestBody {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
 async fn push(registry: &Registry, folder: &std::path::Path, repository: &str, labels: &[(&str, &str)]) -> String {
@@ -467,5 +481,79 @@ async fn labels_of_others_survive() {
     world.provider.set_ready(&uid, false);
     world.until("not ready", "p", |s| !is_ready(s)).await;
     assert_eq!(world.pods().get("p").await.unwrap().metadata.labels.unwrap()["team"], "a");
+    world.stop().await;
+}
+
+/// The frames of an answer, those of one channel in a row joined.
+fn frames_of(bytes: &[u8]) -> Vec<(u8, String)> {
+    let mut decoder = frames::Decoder::default();
+    decoder.push(bytes);
+    let mut all: Vec<(u8, String)> = vec![];
+    while let Some((channel, payload)) = decoder.take().unwrap() {
+        let text = String::from_utf8(payload).unwrap();
+        match all.last_mut() {
+            Some((last, joined)) if *last == channel => joined.push_str(&text),
+            _ => all.push((channel, text)),
+        }
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn visitors_come_and_go() {
+    let world = World::start().await;
+    let uid = world.create("p", |_| ()).await.metadata.uid.unwrap();
+    world.until_ready("p").await;
+    let exec = "/exec/default/p/user-container?stdin=true&stdout=true&stderr=true";
+    // Half closed, it ends; the new size of a terminal reaches it.
+    let mut told = frames::encode(frames::RESIZE, br#"{"Width":132,"Height":43}"#);
+    told.extend(frames::encode(frames::STDIN, b"words\n"));
+    told.extend(frames::encode(frames::CLOSE, &[frames::STDIN]));
+    let (code, answer) = world.visit(&format!("{exec}&tty=true&command=cat"), told).await;
+    let success = r#"{"apiVersion":"v1","kind":"Status","metadata":{},"status":"Success"}"#.to_owned();
+    let heard = [(frames::STDOUT, "words\n132x43\n".to_owned()), (frames::STATUS, success.clone())];
+    assert_eq!((code, frames_of(&answer)), (200, heard.to_vec()));
+    let (code, answer) = world.visit(&format!("{exec}&command=exit&command=3&command=bye%20now"), vec![]).await;
+    let said = frames_of(&answer);
+    assert_eq!((code, &said[0]), (200, &(frames::STDOUT, "bye now\n".to_owned())));
+    let status: Value = serde_json::from_str(&said[1].1).unwrap();
+    assert_eq!(
+        (&status["reason"], &status["details"]["causes"][0]["message"]),
+        (&json!("NonZeroExitCode"), &json!("3"))
+    );
+    let (code, answer) = world.visit("/exec/default/p/user-container?command=exit&command=0&command=x", vec![]).await;
+    assert_eq!((code, frames_of(&answer)), (200, vec![(frames::STATUS, success.clone())]), "what nobody asked for");
+    let (code, answer) = world.visit("/portForward/default/p?port=80", b"there and back".to_vec()).await;
+    assert_eq!((code, answer.as_slice()), (200, &b"there and back"[..]));
+
+    for (path, code, text) in [
+        ("/exec/default/p/user-container", 400, "cat and exit"),
+        ("/exec/default/p/other?command=cat", 400, "container other is not valid for pod p; it has user-container"),
+        ("/exec/default/q/user-container?command=cat", 404, "pod default/q is not on this node"),
+        ("/exec/default/p/user-container?tty=maybe", 400, "tty=maybe is neither true nor false"),
+        ("/attach/default/p/user-container?stdin=true", 400, "neither a standard input nor a terminal"),
+        ("/portForward/default/p?port=0", 400, "port is not a number"),
+        ("/portForward/default/p?port=65536", 400, "port is not a number"),
+    ] {
+        let (got, said) = world.visit(path, vec![]).await;
+        let said = String::from_utf8(said).unwrap();
+        assert!(got == code && said.contains(text), "{path}: {got} {said}");
+    }
+
+    let request = http::Request::post("/attach/default/p/user-container?stdout=true&stderr=true").body(nothing());
+    let response = world.kubelet.clone().ready().await.unwrap().call(request.unwrap()).await.unwrap();
+    assert_eq!(response.status(), 200);
+    world.provider.print(&uid, "a line");
+    world.provider.exit(&uid, 0, ExitReason::Completed);
+    let heard = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(frames_of(&heard), [(frames::STDOUT, "a line\n".to_owned()), (frames::STATUS, success)]);
+
+    world.provider.script("late", Script { create: Err(Failure::Exhausted), ..Script::default() });
+    world.create("late", |_| ()).await;
+    world.until("refused", "late", waits_for("CreateContainerError")).await;
+    for path in ["/exec/default/late/user-container?command=cat", "/attach/default/late/user-container"] {
+        let (code, said) = world.visit(path, vec![]).await;
+        assert_eq!((code, said.as_slice()), (400, &br#"container not found ("user-container")"#[..]), "{path}");
+    }
     world.stop().await;
 }

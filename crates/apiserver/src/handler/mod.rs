@@ -155,8 +155,10 @@ impl Inner {
             if !known {
                 return Err(ApiError::NoSuchPath);
             }
-            if subresource == "log" {
-                return self.pod_log(call).await;
+            match subresource {
+                "log" => return self.pod_log(call).await,
+                "attach" | "exec" | "portforward" => return self.visit(call, subresource).await,
+                _ => {}
             }
         }
         let method = call.parts.method.clone();

@@ -46,8 +46,8 @@ pub struct Strategy {
     pub status: Option<Status>,
     /// Has `/scale`: replicas in `spec.replicas` and `status.replicas`, selector in `spec.selector`.
     pub scale: bool,
-    /// Has `/log`.
-    pub log: bool,
+    /// Runs: has `/log`, `/attach`, `/exec` and `/portforward`.
+    pub runs: bool,
     /// `metadata.generation` counts changes of anything but metadata and status.
     pub generation: bool,
     pub deletion: Deletion,
@@ -178,7 +178,7 @@ impl Strategy {
         verbs: Verbs::All,
         status: None,
         scale: false,
-        log: false,
+        runs: false,
         generation: false,
         deletion: Deletion::Immediate,
         shape: Shape::Builtin(""),
@@ -224,8 +224,12 @@ impl Strategy {
     pub fn subresources(&self) -> Vec<(&'static str, &'static str, &'static [&'static str])> {
         const WRITTEN: &[&str] = &["get", "patch", "update"];
         let mut all = vec![];
-        if self.log {
-            all.push(("log", self.kind, &["get"] as &[_]));
+        if self.runs {
+            const VISITED: &[&str] = &["create", "get"];
+            all.push(("attach", "PodAttachOptions", VISITED));
+            all.push(("exec", "PodExecOptions", VISITED));
+            all.push(("log", self.kind, &["get"]));
+            all.push(("portforward", "PodPortForwardOptions", VISITED));
         }
         if self.scale {
             all.push(("scale", "Scale", WRITTEN));

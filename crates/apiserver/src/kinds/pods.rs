@@ -15,7 +15,7 @@ pub static POD: Strategy = Strategy {
     short_names: &["po"],
     categories: &["all"],
     status: Some(Status::WithMetadata),
-    log: true,
+    runs: true,
     generation: true,
     deletion: Deletion::Graceful,
     shape: Shape::Builtin("io.k8s.api.core.v1.Pod"),

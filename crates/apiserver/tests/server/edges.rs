@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use apiserver::{ApiServer, BoxError, Config};
+use apiserver::{ApiServer, BoxError, Config, ResponseBody};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -282,11 +282,11 @@ async fn acknowledged_writes_survive_and_ephemeral_ones_do_not() {
 #[tokio::test]
 async fn logs_come_from_the_node() {
     // The node's API, as far as logs need it.
-    let node = tower::service_fn(|request: Request<Full<Bytes>>| async move {
+    let node = tower::service_fn(|request: Request<ResponseBody>| async move {
         let path = request.uri().path();
         if path != "/containerLogs/default/p/c" {
             let mut response =
-                Response::new(Full::from(format!("no container {path}")).map_err(BoxError::from).boxed());
+                Response::new(Full::from(format!("no container {path}")).map_err(BoxError::from).boxed_unsync());
             *response.status_mut() = StatusCode::BAD_REQUEST;
             return Ok::<_, BoxError>(response);
         }
@@ -295,7 +295,7 @@ async fn logs_come_from_the_node() {
         let lines = [format!("{query:?}\n"), "two\n".to_owned()];
         let frames =
             futures::stream::iter(lines.map(|line| Ok::<_, BoxError>(http_body::Frame::data(Bytes::from(line)))));
-        Ok(Response::new(BodyExt::boxed(StreamBody::new(frames))))
+        Ok(Response::new(BodyExt::boxed_unsync(StreamBody::new(frames))))
     });
     let config = Config { node_proxy: Some(tower::util::BoxCloneSyncService::new(node)), ..harness::config() };
     let server = ApiServer::new(harness::store(), config).unwrap();

@@ -10,3 +10,4 @@ mod harness;
 mod history;
 mod kubectl;
 mod lists;
+mod streams;

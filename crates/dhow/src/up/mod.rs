@@ -136,6 +136,7 @@ async fn run_rooms(
     let result = until_stopped(&mut tasks, store, provider).await;
     tracing::info!("stopping");
     tasks.drain().await;
+    api.visits_ended().await;
     result
 }
 

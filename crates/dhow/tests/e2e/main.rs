@@ -19,4 +19,5 @@ mod outside;
 mod permissions;
 mod plain;
 mod sandbox;
+mod streams;
 mod upgrade;
