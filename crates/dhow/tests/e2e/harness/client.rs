@@ -39,14 +39,16 @@ impl Platform {
     /// of the wanted texts must be in what it says, where a row of blanks counts as one.
     pub fn shell(&self, rows: &[(&str, &[&str])]) {
         let bin = self.dir.path().join("bin");
-        super::write_files(&bin, &[("kubectl", "#!/bin/sh\nexec \"$REAL_KUBECTL\" \"$@\"\n")]);
+        super::write_files(&bin, &[("kubectl", "#!/bin/sh\nPATH=\"$REAL_PATH\" exec \"$REAL_KUBECTL\" \"$@\"\n")]);
         let runs = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(bin.join("kubectl"), runs).expect("executable");
-        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+        let real_path = std::env::var("PATH").unwrap_or_default();
+        let path = format!("{}:{real_path}", bin.display());
         for (line, wants) in rows {
             let (line, fails) = line.strip_prefix('!').map_or((*line, false), |line| (line, true));
             let mut command = self.program("sh");
-            command.args(["-c", line]).env("PATH", &path).env("REAL_KUBECTL", kubectl().expect("checked by the test"));
+            command.args(["-c", line]).env("PATH", &path).env("REAL_PATH", &real_path);
+            command.env("REAL_KUBECTL", kubectl().expect("checked by the test"));
             let output = command.output().expect("sh runs");
             let told = squeezed(&output);
             assert_eq!(output.status.success(), !fails, "{line}\n{told}\n--- platform\n{}", tail(&self.log()));
