@@ -68,7 +68,7 @@ impl Inner {
             }
             // What is left of the old state is gone.
             std::mem::replace(&mut *known, stored).values().for_each(|gone| gone.end_replaced(None));
-            let settled = settle(&known, (self.clock)());
+            let settled = settle(&known, &kinds, (self.clock)());
             if settled.write.is_empty() {
                 self.kinds.store(Arc::new(settled.kinds));
                 return Ok(());

@@ -81,7 +81,9 @@ pub fn table(kind: &Kind, rows: Rows<'_>, metadata: Value, columns: bool) -> Val
 fn printed(kind: &Kind) -> Vec<Printed> {
     let (Columns::OfDefinition, Some(version)) = (&kind.columns, kind.defined()) else { return vec![] };
     let text = |column: &Value, name: &str| column[name].as_str().unwrap_or_default().to_owned();
-    let columns = version.columns.iter().filter_map(|column| {
+    let age = [json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"})];
+    let columns = if version.columns.is_empty() { &age[..] } else { &version.columns };
+    let printed = columns.iter().filter_map(|column| {
         Some(Printed {
             name: text(column, "name"),
             form: text(column, "type"),
@@ -91,21 +93,7 @@ fn printed(kind: &Kind) -> Vec<Printed> {
             path: Path::parse(column["jsonPath"].as_str()?)?,
         })
     });
-    let columns: Vec<Printed> = columns.collect();
-    if !version.columns.is_empty() {
-        return columns;
-    }
-    let age = Path::parse(".metadata.creationTimestamp").into_iter();
-    let [name, form, format, description] = ["Age", "date", "", ""].map(str::to_owned);
-    age.map(|path| Printed {
-        name: name.clone(),
-        form: form.clone(),
-        format: format.clone(),
-        description: description.clone(),
-        priority: 0,
-        path,
-    })
-    .collect()
+    printed.collect()
 }
 
 fn definitions(kind: &Kind, printed: &[Printed]) -> Value {

@@ -69,10 +69,12 @@ fn condition<'a>(definition: &'a Value, name: &str) -> Option<&'a Value> {
     definition["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == name)
 }
 
-/// Statuses and table for everything that is known.
-pub fn settle(known: &BTreeMap<String, Known>, now: Timestamp) -> Settled {
+/// Statuses and table for everything that is known. What is built in is taken from the table as it was, compiled as far as
+/// it is.
+pub fn settle(known: &BTreeMap<String, Known>, before: &Kinds, now: Timestamp) -> Settled {
     let mut write = vec![];
-    let mut rows: Vec<Arc<Kind>> = Kinds::new().rows;
+    let built_in = before.rows.iter().filter(|row| !matches!(row.shape, Shape::Defined(_)));
+    let mut rows: Vec<Arc<Kind>> = built_in.cloned().collect();
     let mut stamps = HashMap::new();
     let mut taken: HashMap<&str, Taken> = HashMap::new();
     for row in ROWS.iter().filter(|row| !row.is_custom()) {
@@ -225,7 +227,7 @@ mod tests {
                 .enumerate()
                 .map(|(i, object)| (format!("{i}"), Known::new(object.clone(), i as u64 + 1, i as u64 + 1, None)));
             let known: BTreeMap<String, Known> = known.collect();
-            let settled = settle(&known, now);
+            let settled = settle(&known, &Kinds::new(), now);
             if settled.write.is_empty() {
                 return (known, settled);
             }
