@@ -1,6 +1,6 @@
 """What Python programs do with the Kubernetes API, by the official client, against the cluster that KUBECONFIG names.
 
-With DHOW_TEST_POD (the name of a pod that runs) what needs one is tested, too, and commands in it with DHOW_TEST_EXEC.
+With DHOW_TEST_POD (the name of a pod that runs) what needs one is tested, too.
 """
 
 import os
@@ -192,7 +192,7 @@ class Client(unittest.TestCase):
         on_node = self.core.list_pod_for_all_namespaces(field_selector=f"spec.nodeName={pod.spec.node_name}")
         self.assertIn(POD, [item.metadata.name for item in on_node.items])
 
-    @unittest.skipUnless(POD and os.environ.get("DHOW_TEST_EXEC"), "no pod to run commands in")
+    @unittest.skipUnless(POD, "no pod to run commands in")
     def test_exec(self):
         command = ["/usr/bin/python3", "-c", "import sys; print(input()); print('seen', file=sys.stderr); sys.exit(3)"]
         session = stream.stream(
