@@ -331,7 +331,11 @@ async fn deletion_reaches_or_spares_what_was_made() {
         ("kubectl apply -f run.json && kubectl rollout status deploy/run --timeout=60s", &["successfully rolled out"]),
         ("kubectl get rs,pods -l app=run -o name | sort | diff before -", &[]),
         ("kubectl get rs -l app=run -o jsonpath='{..ownerReferences[0].name}'", &["run"]),
-        ("kubectl delete rs -l app=run --cascade=orphan --timeout=60s", &["deleted"]),
+        // Waiting for it would be by name: kubectl asks once for the old one's uid, then waits for whatever has its name,
+        // which the Deployment's new one may have by then.
+        ("kubectl get rs -l app=run -o jsonpath='{..uid}' > uid", &[]),
+        ("kubectl delete rs -l app=run --cascade=orphan --wait=false", &["deleted"]),
+        ("timeout 60 sh -c 'while kubectl get rs -l app=run -o jsonpath={..uid} | diff - uid; do sleep 0.1; done'", &[]),
         ("kubectl rollout status deploy/run --timeout=60s && kubectl get pods -l app=run -o name > now; grep pod before | diff - now", &[]),
         // A pod taken out of its set stays, and the set makes another.
         ("kubectl label $(head -n 1 now) app=aside --overwrite", &["labeled"]),
