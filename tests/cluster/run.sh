@@ -80,7 +80,7 @@ if [ -z "$profile" ]; then
     /usr/bin/python3 bench/cluster.py "$kubeconfig" "${work%/tests}/logs/audit.log" "$@"
     exit 0
 fi
-scenarios() { cargo test --quiet --package dhow --test e2e -- "$@"; }
+scenarios() { cargo test --quiet --workspace --test e2e -- "$@"; }
 scenarios "$@"
 [ $# = 0 ] || exit 0
 
