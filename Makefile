@@ -59,6 +59,7 @@ test-long:
 bench:
 	@xtask/prepare.sh bench
 	$(CARGO) build --release --package dhow
+	$(CARGO) build --release --package apiserver --example load
 	/usr/bin/python3 bench/run.py
 
 # On the test cluster, beside plain Deployments.

@@ -1,14 +1,20 @@
-"""What both benchmarks measure with: the machine's idle share, a process tree's CPU time, wrk, and peers by template."""
+"""What the benchmarks measure with: a platform of their own, the machine's idle share, a process tree's CPU time and
+memory, wrk, and peers by template."""
 import contextlib
+import json
 import os
 import pathlib
 import re
+import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PEERS = ROOT / "bench/peers"
+DHOW = ROOT / "target/release/dhow"
 
 
 def idle_fraction(seconds=0.5):
@@ -55,6 +61,15 @@ def cpu_seconds(pid):
     return total / os.sysconf("SC_CLK_TCK")
 
 
+def rss(pid):
+    """Resident bytes over the process tree, shared pages counted once per process: an upper bound."""
+    total = 0
+    for p in tree(pid):
+        with contextlib.suppress(OSError):
+            total += int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path(f"/proc/{p}/status").read_text())[1]) * 1024
+    return total
+
+
 def wrk(address, host, connections, seconds):
     """wrk on the second processor; requests per second and latencies in µs."""
     script = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-H", f"Host: {host}",
@@ -88,3 +103,50 @@ def template(name, directory, **values):
     path = directory / name
     path.write_text(text)
     return path
+
+
+class Platform:
+    def __init__(self, prefix=()):
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="dhow-bench-"))
+        self.data = self.dir / "data"
+        self.prefix = prefix
+        self.start()
+
+    def start(self):
+        listeners = [x for name in ("api", "gateway", "console", "metrics", "registry") for x in (f"--{name}-listen", "127.0.0.1:0")]
+        (self.data / "endpoints.json").unlink(missing_ok=True)
+        begin = time.perf_counter()
+        self.log = open(self.dir / "log", "w")
+        self.process = subprocess.Popen([*self.prefix, DHOW, "up", "--data-dir", self.data, *listeners], stderr=self.log, stdout=self.log)
+        while not (self.data / "endpoints.json").exists():
+            if self.process.poll() is not None:
+                sys.exit(f"dhow up ended:\n{(self.dir / 'log').read_text()}")
+            time.sleep(0.001)
+        self.start_seconds = time.perf_counter() - begin
+        self.endpoints = json.loads((self.data / "endpoints.json").read_text())
+        host, port = self.endpoints["gateway"].rsplit(":", 1)
+        self.gateway = (host, int(port))
+
+    def run(self, *args, **kwargs):
+        env = dict(os.environ, DHOW_KUBECONFIG=str(self.data / "kubeconfig"), KUBECONFIG=str(self.data / "kubeconfig"))
+        done = subprocess.run([str(a) for a in args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+        if done.returncode:
+            sys.exit(f"{args}: {done.stderr.decode()}\n{(self.dir / 'log').read_text()}")
+        return done
+
+    def deploy(self, name, files):
+        source = self.dir / name
+        source.mkdir()
+        for file, content in files.items():
+            (source / file).write_text(content)
+        self.run(DHOW, "deploy", source)
+
+    def restart(self):
+        self.process.terminate()
+        self.process.wait(30)
+        self.start()
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(30)
+        shutil.rmtree(self.dir, ignore_errors=True)

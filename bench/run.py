@@ -19,9 +19,9 @@ import sys
 import tempfile
 import time
 
-from measure import PEERS, ROOT, cpu_seconds, free_port, quiet, started, template, tree, wrk
+import api
+from measure import DHOW, PEERS, ROOT, Platform, cpu_seconds, free_port, quiet, rss, started, template, wrk
 
-DHOW = ROOT / "target/release/dhow"
 PYTHON = "/usr/bin/python3"
 NODE = "/usr/bin/node"
 SAMPLES = int(os.environ.get("DHOW_BENCH_SAMPLES", "50"))
@@ -35,15 +35,6 @@ ASGI = (
     "    await send({'type': 'http.response.body', 'body': os.environ['HOSTNAME'].encode()})\n"
 )
 FETCH = "export default { fetch: () => new Response(process.env.HOSTNAME) };\n"
-
-
-def rss(pid):
-    """Resident bytes over the process tree, shared pages counted once per process: an upper bound."""
-    total = 0
-    for p in tree(pid):
-        with contextlib.suppress(OSError):
-            total += int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path(f"/proc/{p}/status").read_text())[1]) * 1024
-    return total
 
 
 def percentile(values, share):
@@ -62,43 +53,6 @@ def request(address, host, path="/"):
         while chunk := s.recv(65536):
             data += chunk
     return first, data
-
-
-class Platform:
-    def __init__(self, prefix=()):
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="dhow-bench-"))
-        self.data = self.dir / "data"
-        listeners = [x for name in ("api", "gateway", "console", "metrics", "registry") for x in (f"--{name}-listen", "127.0.0.1:0")]
-        begin = time.perf_counter()
-        self.log = open(self.dir / "log", "w")
-        self.process = subprocess.Popen([*prefix, DHOW, "up", "--data-dir", self.data, *listeners], stderr=self.log, stdout=self.log)
-        while not (self.data / "endpoints.json").exists():
-            if self.process.poll() is not None:
-                sys.exit(f"dhow up ended:\n{(self.dir / 'log').read_text()}")
-            time.sleep(0.001)
-        self.start_seconds = time.perf_counter() - begin
-        self.endpoints = json.loads((self.data / "endpoints.json").read_text())
-        host, port = self.endpoints["gateway"].rsplit(":", 1)
-        self.gateway = (host, int(port))
-
-    def run(self, *args, **kwargs):
-        env = dict(os.environ, DHOW_KUBECONFIG=str(self.data / "kubeconfig"), KUBECONFIG=str(self.data / "kubeconfig"))
-        done = subprocess.run([str(a) for a in args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
-        if done.returncode:
-            sys.exit(f"{args}: {done.stderr.decode()}\n{(self.dir / 'log').read_text()}")
-        return done
-
-    def deploy(self, name, files):
-        source = self.dir / name
-        source.mkdir()
-        for file, content in files.items():
-            (source / file).write_text(content)
-        self.run(DHOW, "deploy", source)
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait(30)
-        shutil.rmtree(self.dir, ignore_errors=True)
 
 
 def cold_bare(command, port):
@@ -248,6 +202,9 @@ def show(rows):
         if "p50" in row:
             print(f"{row['what']:<28} p50 {row['p50']:7.1f} ms  p99 {row['p99']:7.1f} ms   {row['peer']} p50 {row['peer_p50']:6.1f} ms   "
                   f"difference {row['difference_p50']:+6.1f} ms  ratio {row['ratio']:5.2f}   fresh {row['fresh_instances']}/{row['samples']}  idle {row['idle']}")
+        elif "p99_ms" in row:
+            print(f"{row['what']:<28} {row['value']:9.0f}/s   {row['peer']:<8} {row['peer_value']:9.0f}/s  ratio {row['ratio']:5.2f}   "
+                  f"p99 {row['p99_ms']:.2f} : {row['peer_p99_ms']:.2f} ms   CPU/request {row['cpu_us']:.0f} : {row['peer_cpu_us']:.0f} µs   idle {row['idle']}")
         elif "peer" in row:
             print(f"{row['what']:<28} {row['value']:9.0f}/s   {row['peer']:<8} {row['peer_value']:9.0f}/s  ratio {row['ratio']:5.2f}   "
                   f"CPU/request {row['cpu_us']:.1f} : {row['peer_cpu_us']:.1f} µs   added p50 {row['added_p50_us']:.0f} : {row['peer_added_p50_us']:.0f} µs  "
@@ -257,7 +214,7 @@ def show(rows):
 
 
 def main():
-    only = sys.argv[1:] or ["footprint", "cold", "burst", "warm"]
+    only = sys.argv[1:] or ["footprint", "cold", "burst", "warm", "api"]
     rows = []
     if "footprint" in only:
         rows += footprint()
@@ -275,6 +232,8 @@ def main():
             platform.stop()
     if "warm" in only:
         rows += warm()
+    if "api" in only:
+        rows += api.rows()
     show(rows)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout.strip()
     date = datetime.date.today().isoformat()
