@@ -15,6 +15,8 @@ pub const ENDPOINTS_CONFIG_MAP: &str = "dhow-endpoints";
 pub const UPLOAD_AUDIENCE: &str = "dhow.dev";
 /// The prefix of every field manager: `dhow-<controller>`.
 pub const FIELD_MANAGER_PREFIX: &str = "dhow-";
+/// The finalizer that holds a CustomResourceDefinition until the objects of its kind are gone.
+pub const DEFINITION_CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 /// The namespace that holds node leases.
 pub const NODE_LEASE_NAMESPACE: &str = "kube-node-lease";
 

@@ -4,7 +4,7 @@
 usage: extract.py <folder of api/openapi-spec/v3>
 
 The folder comes with the Go module k8s.io/kubernetes:
-    go mod download -json k8s.io/kubernetes@v1.34.1    # prints "Dir"
+    go mod download -json k8s.io/kubernetes@v1.36.3    # prints "Dir"
 Descriptions, examples and defaults are left out, except the defaults that list-map keys need, and the empty ones: they mark
 what is a struct in Go, so that it is there even when nobody wrote it.
 """
@@ -21,7 +21,7 @@ DOCUMENTS = {
     "apis__coordination.k8s.io__v1": ["Lease"],
     "apis__events.k8s.io__v1": ["Event"],
     "apis__apiextensions.k8s.io__v1": ["CustomResourceDefinition"],
-    "apis__authorization.k8s.io__v1": ["SelfSubjectAccessReview"],
+    "apis__authorization.k8s.io__v1": ["SelfSubjectAccessReview", "SelfSubjectRulesReview"],
     "apis__authentication.k8s.io__v1": ["SelfSubjectReview"],
 }
 META = ["DeleteOptions", "Status", "ListMeta", "ObjectMeta", "Patch"]

@@ -4,7 +4,7 @@
 usage: extract_protobuf.py <folder of k8s.io/api> <folder of k8s.io/apimachinery>
 
 Both are Go modules:
-    go mod download -json k8s.io/api@v0.34.1 k8s.io/apimachinery@v0.34.1    # prints "Dir"
+    go mod download -json k8s.io/api@v0.36.3 k8s.io/apimachinery@v0.36.3    # prints "Dir"
 The numbers and forms come from the struct tags in types.go, not from the .proto files: only there stands whether a
 field is a pointer, so whether its zero means something.
 
@@ -25,7 +25,8 @@ ROOTS = [
     "io.k8s.api.core.v1.Event", "io.k8s.api.core.v1.Node", "io.k8s.api.apps.v1.Deployment",
     "io.k8s.api.apps.v1.ReplicaSet", "io.k8s.api.autoscaling.v1.Scale", "io.k8s.api.discovery.v1.EndpointSlice",
     "io.k8s.api.coordination.v1.Lease", "io.k8s.api.events.v1.Event",
-    "io.k8s.api.authorization.v1.SelfSubjectAccessReview", "io.k8s.api.authentication.v1.SelfSubjectReview",
+    "io.k8s.api.authorization.v1.SelfSubjectAccessReview", "io.k8s.api.authorization.v1.SelfSubjectRulesReview",
+    "io.k8s.api.authentication.v1.SelfSubjectReview",
     "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
 ]
 SPECIAL = {

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use crate::kinds;
+use crate::kinds::{self, Selectable};
 
 /// Labels, field-selector values and the few facts that are asked without parsing the object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,10 +46,10 @@ pub fn examine(key: &str, value: &[u8]) -> Result<(), String> {
 }
 
 impl Index {
-    pub(crate) fn of(fields: &[(&'static str, &'static str)], object: &Value) -> Self {
+    pub(crate) fn of(fields: &[Selectable], object: &Value) -> Self {
         let labels = object["metadata"]["labels"].as_object();
         let labels = labels.into_iter().flatten().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?.into())));
-        let fields = fields.iter().map(|(name, pointer)| (*name, text(object.pointer(pointer))));
+        let fields = fields.iter().map(|field| (field.name, text(object, field)));
         Self {
             labels: labels.collect(),
             fields: fields.collect(),
@@ -83,14 +83,13 @@ impl<'a> FromIterator<(&'a str, String)> for Pairs {
 }
 
 /// What a field selector sees at that place of a stored object.
-pub(crate) fn field(value: &[u8], pointer: &str) -> String {
-    text(serde_json::from_slice::<Value>(value).unwrap_or_default().pointer(pointer))
+pub(crate) fn field(value: &[u8], field: &Selectable) -> String {
+    text(&serde_json::from_slice(value).unwrap_or_default(), field)
 }
 
-/// How a field selector sees a value: absent is the empty string.
-fn text(value: Option<&Value>) -> String {
-    match value {
-        None | Some(Value::Null) => String::new(),
+fn text(object: &Value, field: &Selectable) -> String {
+    match object.pointer(field.pointer) {
+        None | Some(Value::Null) => field.absent.to_owned(),
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::handler::{label_value_faults, qualified_faults};
 use crate::index::Index;
-use crate::kinds::Strategy;
+use crate::kinds::{Selectable, Strategy};
 use crate::status::{ApiError, Result};
 
 /// Everything that a list or watch must satisfy.
@@ -27,8 +27,8 @@ enum Requirement {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Field {
     name: String,
-    /// Where it is in the object.
-    pointer: &'static str,
+    /// `None`: a field of the metadata.
+    place: Option<Selectable>,
     equal: bool,
     value: String,
 }
@@ -77,7 +77,7 @@ impl<'a> Candidate<'a> {
             name => match self.index.fields.get(name) {
                 Some(value) => value.into(),
                 // Indexed before its definition was known.
-                None => crate::index::field(self.value, field.pointer).into(),
+                None => field.place.map(|place| crate::index::field(self.value, &place)).unwrap_or_default().into(),
             },
         }
     }
@@ -110,8 +110,8 @@ fn parse_fields(text: &str, row: &Strategy) -> Result<Vec<Field>> {
             return Err(ApiError::BadRequest(why));
         };
         let metadata = name == "metadata.name" || (name == "metadata.namespace" && row.namespaced);
-        let known = row.fields.iter().find(|(known, _)| *known == name);
-        if !metadata && known.is_none() {
+        let place = row.fields.iter().find(|known| known.name == name).copied();
+        if !metadata && place.is_none() {
             return Err(ApiError::BadRequest(match row.fields {
                 [] if row.namespaced => {
                     format!("{name:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
@@ -120,8 +120,7 @@ fn parse_fields(text: &str, row: &Strategy) -> Result<Vec<Field>> {
                 _ => format!("field label not supported: {name}"),
             }));
         }
-        let pointer = known.map_or("", |(_, pointer)| *pointer);
-        fields.push(Field { name: name.to_owned(), pointer, equal, value: value.to_owned() });
+        fields.push(Field { name: name.to_owned(), place, equal, value: value.to_owned() });
     }
     Ok(fields)
 }
@@ -242,6 +241,8 @@ mod tests {
             ("app=a,", "", None),
             ("app~a", "", None),
             ("", "metadata.name=p1", Some(true)),
+            ("", "spec.hostNetwork=false", Some(true)),
+            ("", "spec.hostNetwork=true", Some(false)),
             ("", "metadata.name!=p1", Some(false)),
             ("", "metadata.namespace=default,spec.nodeName=n1", Some(true)),
             ("", "status.phase!=Running", Some(false)),

@@ -56,7 +56,7 @@ struct State {
     stop: CancellationToken,
     ended: bool,
     /// Where an outsider's watch finds out what is on disk: it is shown nothing else. It begins with that revision.
-    settles: Option<ObjectStore>,
+    durable_in: Option<ObjectStore>,
     begun: Revision,
     _room: Option<OwnedSemaphorePermit>,
 }
@@ -92,7 +92,7 @@ impl Inner {
             deadline: Instant::now() + seconds.unwrap_or(LONGEST),
             stop: self.stop.clone(),
             ended: false,
-            settles: (self.external_durable && !call.caller.trusted).then(|| self.store.clone()),
+            durable_in: (self.external_durable && !call.caller.trusted).then(|| self.store.clone()),
             begun: 0,
             _room: room,
         };
@@ -167,7 +167,7 @@ impl State {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(frame) = self.initial.pop_front() {
-                return self.settled(self.begun, frame).await;
+                return self.on_disk(self.begun, frame).await;
             }
             if self.ended {
                 return None;
@@ -188,7 +188,7 @@ impl State {
             match change {
                 Some(Ok(change)) => {
                     if let Some(frame) = self.frame(&change) {
-                        return self.settled(change.revision, frame).await;
+                        return self.on_disk(change.revision, frame).await;
                     }
                 }
                 Some(Err(error)) => {
@@ -201,8 +201,8 @@ impl State {
     }
 
     /// `None`: the disk failed, and with it everything that was not on it.
-    async fn settled(&self, revision: Revision, frame: Bytes) -> Option<Bytes> {
-        if let Some(store) = &self.settles {
+    async fn on_disk(&self, revision: Revision, frame: Bytes) -> Option<Bytes> {
+        if let Some(store) = &self.durable_in {
             store.durable(revision).await.ok()?;
         }
         Some(frame)

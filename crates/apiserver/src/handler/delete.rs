@@ -1,5 +1,6 @@
 //! Deletion: preconditions, grace, finalizers, propagation.
 
+use api::names::DEFINITION_CLEANUP;
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use super::object::{Encoded, parse};
 use super::write::LASTING;
 use super::{Answer, Call, metadata};
 use crate::Inner;
-use crate::kinds::definitions::{CLEANUP, is_own};
+use crate::kinds::definitions::is_own;
 use crate::kinds::{Deletion, Kind};
 use crate::options;
 use crate::protobuf;
@@ -174,7 +175,7 @@ fn plan(kind: &Kind, old: &Value, options: &Options, now: Timestamp) -> Result<D
     let marked = !old["metadata"]["deletionTimestamp"].is_null();
     let mut finalizers_changed = propagate(&mut object, options)?;
     if kind.deletion == Deletion::Definition && !marked {
-        finalizers_changed |= add_finalizer(&mut object, CLEANUP)?;
+        finalizers_changed |= add_finalizer(&mut object, DEFINITION_CLEANUP)?;
     }
     let left = old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
     let sooner = kind.deletion == Deletion::Graceful && grace < left;

@@ -136,13 +136,13 @@ impl Inner {
         let answered = self.verb(&call, body).await;
         if answered.is_err() {
             // That something is there, or is not, is said as well.
-            self.settle(&caller, self.store.revision()).await?;
+            self.on_disk(&caller, self.store.revision()).await?;
         }
         answered
     }
 
     /// What an outsider is shown must not be undone by a crash: it waits until all of it is on disk.
-    async fn settle(&self, caller: &Caller, revision: Revision) -> Result<()> {
+    async fn on_disk(&self, caller: &Caller, revision: Revision) -> Result<()> {
         if self.external_durable && !caller.trusted {
             self.store.durable(revision).await?;
         }
@@ -170,13 +170,13 @@ impl Inner {
         match (method, call.name) {
             (Method::GET, Some(_)) => {
                 let (response, revision) = self.get(call)?;
-                self.settle(call.caller, revision).await?;
+                self.on_disk(call.caller, revision).await?;
                 Ok(response)
             }
             (Method::GET, None) if call.query.flag("watch") => self.watch(call),
             (Method::GET, None) => {
                 let (response, revision) = self.list(call)?;
-                self.settle(call.caller, revision).await?;
+                self.on_disk(call.caller, revision).await?;
                 Ok(response)
             }
             (Method::POST, None) => {
@@ -223,7 +223,7 @@ impl Inner {
 
     /// Answers a write, and one that changed nothing with what is there.
     async fn respond(&self, call: &Call<'_>, answer: Answer) -> Result<Response<ResponseBody>> {
-        self.settle(call.caller, answer.revision.unwrap_or_else(|| self.store.revision())).await?;
+        self.on_disk(call.caller, answer.revision.unwrap_or_else(|| self.store.revision())).await?;
         let written = answer.revision.unwrap_or(Revision::MAX);
         let body = match call.form {
             Form::Object => shown(call.kind, answer.body, written),
@@ -281,13 +281,13 @@ fn text(body: &'static str) -> Response<ResponseBody> {
 fn version() -> Value {
     json!({
         "major": "1",
-        "minor": "34",
-        "gitVersion": concat!("v1.34.1+dhow-", env!("CARGO_PKG_VERSION")),
+        "minor": "36",
+        "gitVersion": concat!("v1.36.3+dhow-", env!("CARGO_PKG_VERSION")),
         "gitCommit": "",
         "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z",
         "goVersion": "none",
         "compiler": "rustc",
-        "platform": concat!("linux/", "amd64"),
+        "platform": if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" },
     })
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::workload::{default_pod_spec, validate_pod_spec, validate_replicas, validate_selector};
-use super::{Shape, Status, Strategy, object_at, set_default};
+use super::{Selectable, Shape, Status, Strategy, object_at, set_default};
 use crate::status::FieldError;
 use crate::table::{Columns, builtin};
 
@@ -61,7 +61,7 @@ pub static REPLICA_SET: Strategy = Strategy {
     },
     create: |set| set["status"] = json!({"replicas": 0}),
     validate,
-    fields: &[("status.replicas", "/status/replicas")],
+    fields: &[Selectable::new("status.replicas", "/status/replicas").or("0")],
     columns: Columns::Printed(builtin::REPLICA_SET),
     ..Strategy::BASE
 };

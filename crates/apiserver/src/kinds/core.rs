@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use store::Durability;
 
-use super::{Deletion, Shape, Status, Strategy, object_at, set_default};
+use super::{Deletion, Selectable, Shape, Status, Strategy, object_at, set_default};
 use crate::status::{Fault, FieldError};
 use crate::table::{Columns, builtin};
 
@@ -28,7 +28,7 @@ pub static NAMESPACE: Strategy = Strategy {
         namespace["spec"] = json!({"finalizers": ["kubernetes"]});
         namespace["status"] = json!({"phase": "Active"});
     },
-    fields: &[("status.phase", "/status/phase")],
+    fields: &[Selectable::new("status.phase", "/status/phase")],
     columns: Columns::Printed(builtin::NAMESPACE),
     ..Strategy::BASE
 };
@@ -72,7 +72,7 @@ pub static SECRET: Strategy = Strategy {
         }
         errors
     },
-    fields: &[("type", "/type")],
+    fields: &[Selectable::new("type", "/type")],
     columns: Columns::Printed(builtin::SECRET),
     ..Strategy::BASE
 };
@@ -95,7 +95,7 @@ pub static NODE: Strategy = Strategy {
     namespaced: false,
     status: Some(Status::WithMetadata),
     shape: Shape::Builtin("io.k8s.api.core.v1.Node"),
-    fields: &[("spec.unschedulable", "/spec/unschedulable")],
+    fields: &[Selectable::new("spec.unschedulable", "/spec/unschedulable").or("false")],
     columns: Columns::Printed(builtin::NODE),
     ..Strategy::BASE
 };

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use store::Durability;
 
-use super::{Shape, Strategy, View, set_default};
+use super::{Selectable, Shape, Strategy, View, set_default};
 use crate::table::{Columns, builtin};
 
 /// The kept name, and the name in `events.k8s.io`.
@@ -30,17 +30,17 @@ pub static EVENT: Strategy = Strategy {
         set_default(event, "reportingInstance", "");
     },
     fields: &[
-        ("involvedObject.kind", "/involvedObject/kind"),
-        ("involvedObject.namespace", "/involvedObject/namespace"),
-        ("involvedObject.name", "/involvedObject/name"),
-        ("involvedObject.uid", "/involvedObject/uid"),
-        ("involvedObject.apiVersion", "/involvedObject/apiVersion"),
-        ("involvedObject.resourceVersion", "/involvedObject/resourceVersion"),
-        ("involvedObject.fieldPath", "/involvedObject/fieldPath"),
-        ("reason", "/reason"),
-        ("reportingComponent", "/reportingComponent"),
-        ("source", "/source/component"),
-        ("type", "/type"),
+        Selectable::new("involvedObject.kind", "/involvedObject/kind"),
+        Selectable::new("involvedObject.namespace", "/involvedObject/namespace"),
+        Selectable::new("involvedObject.name", "/involvedObject/name"),
+        Selectable::new("involvedObject.uid", "/involvedObject/uid"),
+        Selectable::new("involvedObject.apiVersion", "/involvedObject/apiVersion"),
+        Selectable::new("involvedObject.resourceVersion", "/involvedObject/resourceVersion"),
+        Selectable::new("involvedObject.fieldPath", "/involvedObject/fieldPath"),
+        Selectable::new("reason", "/reason"),
+        Selectable::new("reportingComponent", "/reportingComponent"),
+        Selectable::new("source", "/source/component"),
+        Selectable::new("type", "/type"),
     ],
     columns: Columns::Printed(builtin::EVENT),
     ..Strategy::BASE

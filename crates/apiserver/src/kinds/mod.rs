@@ -61,11 +61,31 @@ pub struct Strategy {
     pub allocate: fn(&mut Value),
     /// What the schema cannot say; with the object as it was, on updates.
     pub validate: fn(&Value, Option<&Value>) -> Vec<FieldError>,
-    /// Field selectors beside `metadata.name` and `metadata.namespace`: name and JSON pointer.
-    pub fields: &'static [(&'static str, &'static str)],
+    /// Field selectors beside `metadata.name` and `metadata.namespace`.
+    pub fields: &'static [Selectable],
     pub columns: Columns,
     /// The same objects as another kind shows them, under another group.
     pub view: Option<View>,
+}
+
+/// A field that selectors may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Selectable {
+    pub name: &'static str,
+    /// Where it is in the object: a JSON pointer.
+    pub pointer: &'static str,
+    /// What selectors see where the object has nothing.
+    pub absent: &'static str,
+}
+
+impl Selectable {
+    pub const fn new(name: &'static str, pointer: &'static str) -> Self {
+        Self { name, pointer, absent: "" }
+    }
+
+    const fn or(self, absent: &'static str) -> Self {
+        Self { absent, ..self }
+    }
 }
 
 /// What clients may do.
@@ -153,6 +173,7 @@ static ROWS: &[&Strategy] = &[
     &events::EVENT_VIEW,
     &definitions::DEFINITION,
     &reviews::ACCESS_REVIEW,
+    &reviews::RULES_REVIEW,
     &reviews::SUBJECT_REVIEW,
     &custom::FUNCTION,
     &custom::BUILD,
@@ -372,7 +393,7 @@ impl Kinds {
 }
 
 /// The field selectors of the kind that a key belongs to.
-pub fn fields_of_key(key: &str) -> &'static [(&'static str, &'static str)] {
+pub fn fields_of_key(key: &str) -> &'static [Selectable] {
     let mut parts = key.split('/');
     let (Some(group), Some(plural)) = (parts.next(), parts.next()) else { return &[] };
     let group = if group == "core" { "" } else { group };

@@ -7,16 +7,16 @@
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
+use super::Selectable;
+
 /// Enough for some hundred thousand definitions of the usual size.
 const MOST_BYTES: usize = 32 << 20;
-
-type Pair = (&'static str, &'static str);
 
 #[derive(Default)]
 struct Kept {
     texts: HashMap<&'static str, ()>,
     lists: HashMap<Vec<&'static str>, &'static [&'static str]>,
-    pairs: HashMap<Vec<Pair>, &'static [Pair]>,
+    fields: HashMap<Vec<Selectable>, &'static [Selectable]>,
     bytes: usize,
 }
 
@@ -39,15 +39,17 @@ pub fn list<'a>(texts: impl Iterator<Item = &'a str>) -> Option<&'static [&'stat
     Some(list)
 }
 
-pub fn pairs<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Option<&'static [Pair]> {
+/// Fields by name and JSON pointer.
+pub fn fields<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Option<&'static [Selectable]> {
     let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-    let pairs: Vec<Pair> = pairs.map(|(a, b)| Some((kept.text(a)?, kept.text(b)?))).collect::<Option<_>>()?;
-    if let Some(pairs) = kept.pairs.get(&pairs) {
-        return Some(pairs);
+    let mut field = |(name, pointer)| Some(Selectable::new(kept.text(name)?, kept.text(pointer)?));
+    let fields: Vec<Selectable> = pairs.map(&mut field).collect::<Option<_>>()?;
+    if let Some(fields) = kept.fields.get(&fields) {
+        return Some(fields);
     }
-    kept.take(std::mem::size_of_val(&*pairs))?;
-    let list: &'static [Pair] = Vec::leak(pairs.clone());
-    kept.pairs.insert(pairs, list);
+    kept.take(std::mem::size_of_val(&*fields))?;
+    let list: &'static [Selectable] = Vec::leak(fields.clone());
+    kept.fields.insert(fields, list);
     Some(list)
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use store::Durability;
 
 use super::workload::{default_pod_spec, validate_pod_spec};
-use super::{Deletion, Shape, Status, Strategy, object_at, set_default};
+use super::{Deletion, Selectable, Shape, Status, Strategy, object_at, set_default};
 use crate::status::FieldError;
 use crate::table::{Columns, builtin};
 
@@ -40,13 +40,14 @@ pub static POD: Strategy = Strategy {
     },
     validate,
     fields: &[
-        ("spec.nodeName", "/spec/nodeName"),
-        ("spec.restartPolicy", "/spec/restartPolicy"),
-        ("spec.schedulerName", "/spec/schedulerName"),
-        ("spec.serviceAccountName", "/spec/serviceAccountName"),
-        ("status.phase", "/status/phase"),
-        ("status.podIP", "/status/podIP"),
-        ("status.nominatedNodeName", "/status/nominatedNodeName"),
+        Selectable::new("spec.nodeName", "/spec/nodeName"),
+        Selectable::new("spec.restartPolicy", "/spec/restartPolicy"),
+        Selectable::new("spec.schedulerName", "/spec/schedulerName"),
+        Selectable::new("spec.serviceAccountName", "/spec/serviceAccountName"),
+        Selectable::new("spec.hostNetwork", "/spec/hostNetwork").or("false"),
+        Selectable::new("status.phase", "/status/phase"),
+        Selectable::new("status.podIP", "/status/podIP"),
+        Selectable::new("status.nominatedNodeName", "/status/nominatedNodeName"),
     ],
     columns: Columns::Printed(builtin::POD),
     ..Strategy::BASE

@@ -15,6 +15,23 @@ pub static ACCESS_REVIEW: Strategy = Strategy {
     ..Strategy::BASE
 };
 
+pub static RULES_REVIEW: Strategy = Strategy {
+    group: "authorization.k8s.io",
+    kind: "SelfSubjectRulesReview",
+    plural: "selfsubjectrulesreviews",
+    singular: "selfsubjectrulesreview",
+    namespaced: false,
+    verbs: Verbs::Ask(|review, _| {
+        review["status"] = json!({
+            "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
+            "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
+            "incomplete": false,
+        });
+    }),
+    shape: Shape::Builtin("io.k8s.api.authorization.v1.SelfSubjectRulesReview"),
+    ..Strategy::BASE
+};
+
 pub static SUBJECT_REVIEW: Strategy = Strategy {
     group: "authentication.k8s.io",
     kind: "SelfSubjectReview",

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Shape, Status, Strategy, object_at, set_default};
+use super::{Selectable, Shape, Status, Strategy, object_at, set_default};
 use crate::handler::{label_faults, label_value_faults, qualified_faults};
 use crate::status::{Fault, FieldError};
 use crate::table::{Columns, builtin};
@@ -19,7 +19,7 @@ pub static SERVICE: Strategy = Strategy {
     allocate,
     create: |service| service["status"] = json!({"loadBalancer": {}}),
     validate,
-    fields: &[("spec.clusterIP", "/spec/clusterIP"), ("spec.type", "/spec/type")],
+    fields: &[Selectable::new("spec.clusterIP", "/spec/clusterIP"), Selectable::new("spec.type", "/spec/type")],
     columns: Columns::Printed(builtin::SERVICE),
     ..Strategy::BASE
 };

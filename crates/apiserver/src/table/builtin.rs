@@ -32,10 +32,8 @@ pub static SECRET: &Printer = &Printer {
     cells: |o, now| vec![name(o), o["type"].clone(), size(&o["data"]).into(), age(o, now)],
 };
 
-pub static SERVICE_ACCOUNT: &Printer = &Printer {
-    columns: &[column("Name"), number("Secrets"), column("Age")],
-    cells: |o, now| vec![name(o), size(&o["secrets"]).into(), age(o, now)],
-};
+pub static SERVICE_ACCOUNT: &Printer =
+    &Printer { columns: &[column("Name"), column("Age")], cells: |o, now| vec![name(o), age(o, now)] };
 
 pub static LEASE: &Printer = &Printer {
     columns: &[column("Name"), column("Holder"), column("Age")],

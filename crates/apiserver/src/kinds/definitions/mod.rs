@@ -15,9 +15,6 @@ use super::{Deletion, ROWS, Shape, Status, Strategy, object_at, set_default};
 use crate::table::{Columns, builtin};
 pub use settle::{Known, set as set_condition, settle};
 
-/// Holds a definition until the objects of its kind are gone.
-pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
-
 pub static DEFINITION: Strategy = Strategy {
     group: "apiextensions.k8s.io",
     kind: "CustomResourceDefinition",

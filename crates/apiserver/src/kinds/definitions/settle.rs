@@ -193,7 +193,7 @@ fn row(definition: &Value, version: &Value) -> Option<Strategy> {
         status: subresources["status"].is_object().then_some(Status::Separate),
         scale: shape.scale.is_some(),
         generation: true,
-        fields: kept::pairs(fields.iter().map(|(name, pointer)| (name.as_str(), pointer.as_str())))?,
+        fields: kept::fields(fields.iter().map(|(name, pointer)| (name.as_str(), pointer.as_str())))?,
         shape: Shape::Defined(Arc::new(shape)),
         columns: Columns::OfDefinition,
         ..Strategy::BASE

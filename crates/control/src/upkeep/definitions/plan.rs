@@ -1,10 +1,9 @@
 //! What is left to delete of a kind that goes, and which kinds are to be watched.
 
+use api::names::DEFINITION_CLEANUP;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::core::ApiResource;
 use reconcile::{ForeignKind, Held, Plan, Propagation, Write, finalizer, view};
-
-pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 /// The kind that a definition brings; `None` while it is not served.
 pub fn kind(definition: &CustomResourceDefinition) -> Option<ForeignKind> {
@@ -30,7 +29,7 @@ pub fn kind(definition: &CustomResourceDefinition) -> Option<ForeignKind> {
 
 /// Whether the definition waits for its objects.
 pub fn is_ending(definition: &CustomResourceDefinition) -> bool {
-    view::is_deleting(definition) && finalizer::has(definition, CLEANUP)
+    view::is_deleting(definition) && finalizer::has(definition, DEFINITION_CLEANUP)
 }
 
 /// The next step of a definition that is going, of whose kind `objects` are left.
@@ -40,7 +39,7 @@ pub fn plan(definition: &CustomResourceDefinition, objects: Vec<Held>) -> Plan {
         return plan;
     }
     if objects.is_empty() {
-        plan.patch(definition, finalizer::remove(definition, CLEANUP));
+        plan.patch(definition, finalizer::remove(definition, DEFINITION_CLEANUP));
         return plan;
     }
     for held in objects.into_iter().filter(|held| held.meta.deletion_timestamp.is_none()) {

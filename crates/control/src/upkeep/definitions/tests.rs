@@ -1,9 +1,10 @@
+use api::names::DEFINITION_CLEANUP;
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use reconcile::{Held, Key, Plan, Target, View};
 use serde_json::{Value, json};
 
-use super::plan::{CLEANUP, kind, plan};
+use super::plan::{kind, plan};
 use crate::fixtures::*;
 
 fn definition(leaving: bool, established: bool) -> Value {
@@ -11,7 +12,7 @@ fn definition(leaving: bool, established: bool) -> Value {
     let status = if established { "True" } else { "False" };
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": "widgets.a.example", "deletionTimestamp": at, "finalizers": [CLEANUP, "other"]},
+        "metadata": {"name": "widgets.a.example", "deletionTimestamp": at, "finalizers": [DEFINITION_CLEANUP, "other"]},
         "spec": {"group": "a.example", "scope": "Namespaced", "names": {"plural": "widgets", "kind": "Widget"},
                  "versions": [{"name": "v1", "served": true, "storage": false},
                               {"name": "v1beta1", "served": true, "storage": true},
