@@ -10,6 +10,7 @@
 mod auth;
 mod discovery;
 mod fieldset;
+mod forms;
 mod handler;
 mod index;
 mod kinds;
@@ -19,7 +20,9 @@ mod openapi;
 mod options;
 mod patch;
 mod protobuf;
+mod quantity;
 mod request;
+mod rules;
 mod schema;
 mod selector;
 mod service;

@@ -61,6 +61,17 @@ fn manager(name: &str) -> Option<FieldError> {
     Some(FieldError::invalid("fieldManager", name, detail))
 }
 
+/// What is shown beside the cells of a table.
+pub fn table(query: &Query) -> Result<()> {
+    match query.get("includeObject") {
+        None | Some("Metadata" | "Object" | "None") => Ok(()),
+        Some(other) => {
+            let why = FieldError::invalid("includeObject", other, "must be 'Metadata', 'Object', 'None', or empty");
+            Err(ApiError::BadRequest(format!("Unable to convert to Table as requested: {why}")))
+        }
+    }
+}
+
 fn of_read(query: &Query) -> Result<Vec<FieldError>> {
     let matching = query.get("resourceVersionMatch");
     let forbidden = |field: &str, detail: &str| FieldError::forbidden(field, detail);

@@ -38,9 +38,20 @@ struct Field {
     keep: bool,
 }
 
-/// The object in a body. `message`: the definition's name of what is expected. `None`: damaged, or something else.
-pub fn decode(body: &[u8], message: &str) -> Option<Value> {
-    let mut wire = Wire(body.strip_prefix(MAGIC)?);
+const NO_MAGIC: &str = "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]";
+
+/// The object in a body, or why there is none. `message`: the definition's name of what is expected.
+pub fn decode(body: &[u8], message: &str) -> Result<Value, &'static str> {
+    match body.strip_prefix(MAGIC) {
+        None => Err(NO_MAGIC),
+        Some([]) => Err("empty body"),
+        Some(content) => envelope(content, message).ok_or("unexpected EOF"),
+    }
+}
+
+/// `None`: damaged, or something else.
+fn envelope(content: &[u8], message: &str) -> Option<Value> {
+    let mut wire = Wire(content);
     let (mut kind, mut raw) = (Map::new(), &[][..]);
     while let Some((number, value)) = wire.field()? {
         match (number, value) {
@@ -301,7 +312,7 @@ mod tests {
         let spec = bytes(2, &[emptydir, vec![4 << 3, 0], vec![11 << 3, 0]].concat());
         let want = json!({"apiVersion": "v1", "kind": "X", "spec": {
             "volumes": [{"name": "v", "emptyDir": {}}], "terminationGracePeriodSeconds": 0}});
-        assert_eq!(decode(&body(&spec), "io.k8s.api.core.v1.Pod"), Some(want));
-        assert_eq!(decode(b"{}", "io.k8s.api.core.v1.Pod"), None);
+        assert_eq!(decode(&body(&spec), "io.k8s.api.core.v1.Pod"), Ok(want));
+        assert_eq!(decode(b"{}", "io.k8s.api.core.v1.Pod"), Err(NO_MAGIC));
     }
 }

@@ -153,6 +153,8 @@ pub enum Form {
     Object,
     Table,
     Partial,
+    /// What a list of the above is; it is not an object's form.
+    PartialList,
 }
 
 /// The first form of the Accept header that can be given.
@@ -167,7 +169,8 @@ pub fn accepted(headers: &HeaderMap) -> Result<Form> {
         match parts.find_map(|part| part.strip_prefix("as=")) {
             None => return Ok(Form::Object),
             Some("Table") => return Ok(Form::Table),
-            Some("PartialObjectMetadata" | "PartialObjectMetadataList") => return Ok(Form::Partial),
+            Some("PartialObjectMetadata") => return Ok(Form::Partial),
+            Some("PartialObjectMetadataList") => return Ok(Form::PartialList),
             Some(_) => {}
         }
     }
@@ -186,14 +189,23 @@ pub fn decode(body: &[u8], media: &str, message: Option<&str>) -> Result<Value> 
         "application/json" => serde_json::from_slice(body)
             .map_err(|error| ApiError::BadRequest(format!("the object provided is not valid JSON: {error}")))?,
         "application/yaml" | "application/apply-patch+yaml" => decode_yaml(body)?,
-        protobuf::MEDIA if let Some(message) = message => protobuf::decode(body, message)
-            .ok_or_else(|| ApiError::BadRequest("the object provided is not valid protobuf of this kind".into()))?,
+        protobuf::MEDIA if let Some(message) = message => {
+            protobuf::decode(body, message).map_err(|why| unrecognized(body, message, why))?
+        }
         _ => return Err(ApiError::UnsupportedMediaType("application/json, application/yaml".into())),
     };
     match value {
         Value::Object(_) => Ok(value),
         _ => Err(ApiError::BadRequest("the object provided is not an object".into())),
     }
+}
+
+fn unrecognized(body: &[u8], message: &str, why: &str) -> ApiError {
+    const SHOWN: usize = 30;
+    let kind = message.rsplit('.').next().unwrap_or(message);
+    let start = hex::encode(&body[..body.len().min(SHOWN)]);
+    let more = if body.len() > SHOWN { " ..." } else { "" };
+    ApiError::BadRequest(format!("the object provided is unrecognized (must be of type {kind}): {why} ({start}{more})"))
 }
 
 /// JSON is YAML, and most who say YAML send JSON.
@@ -244,7 +256,7 @@ mod tests {
         for (accept, want) in [
             ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Some(Form::Table)),
             ("application/json;as=Nothing;v=v1,application/json", Some(Form::Object)),
-            ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Some(Form::Partial)),
+            ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Some(Form::PartialList)),
             ("application/vnd.kubernetes.protobuf,application/json", Some(Form::Object)),
             ("application/vnd.kubernetes.protobuf", None),
             ("*/*", Some(Form::Object)),

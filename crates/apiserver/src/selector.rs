@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::handler::{label_value_faults, qualified_faults};
+use crate::forms::{label_value_faults, qualified_faults};
 use crate::index::Index;
 use crate::kinds::{Selectable, Strategy};
 use crate::status::{ApiError, Result};

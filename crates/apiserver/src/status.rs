@@ -44,6 +44,8 @@ pub enum ApiError {
     MethodNotAllowed(String),
     #[error("only the following media types are accepted: application/json")]
     NotAcceptable,
+    #[error("you requested {wanted}, but the requested object is {is}")]
+    OtherForm { wanted: &'static str, is: String },
     #[error("the body of the request was in an unknown format - accepted media types include: {0}")]
     UnsupportedMediaType(String),
     #[error("Request entity too large: {0}")]
@@ -81,13 +83,29 @@ pub struct FieldError {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
     Required(String),
-    Invalid { value: Value, detail: String },
-    TypeInvalid { value: Value, detail: String },
-    NotSupported { value: Value, supported: Vec<String> },
-    Duplicate(Value),
+    /// Of an object or a list the value may be left out.
+    Invalid {
+        value: Option<Value>,
+        detail: String,
+    },
+    TypeInvalid {
+        value: Value,
+        detail: String,
+    },
+    NotSupported {
+        value: Value,
+        supported: Vec<String>,
+    },
+    Duplicate(Option<Value>),
+    NotFound(Value),
     Forbidden(String),
-    TooLong { most: usize },
-    TooMany { is: usize, most: usize },
+    TooLong {
+        most: usize,
+    },
+    TooMany {
+        is: usize,
+        most: usize,
+    },
 }
 
 /// A field that somebody else owns.
@@ -95,6 +113,20 @@ pub enum Fault {
 pub struct FieldConflict {
     pub manager: String,
     pub field: String,
+}
+
+impl Fault {
+    /// Of an object with such a fault rules in CEL may say anything.
+    pub fn hides_others(&self) -> bool {
+        matches!(
+            self,
+            Self::NotSupported { .. }
+                | Self::Required(_)
+                | Self::TooLong { .. }
+                | Self::TooMany { .. }
+                | Self::TypeInvalid { .. }
+        )
+    }
 }
 
 impl Resource {
@@ -122,7 +154,16 @@ impl FieldError {
     }
 
     pub fn invalid(field: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> Self {
-        Self { field: field.into(), fault: Fault::Invalid { value: value.into(), detail: detail.into() } }
+        Self { field: field.into(), fault: Fault::Invalid { value: Some(value.into()), detail: detail.into() } }
+    }
+
+    /// What is wrong is said without the value that it is wrong with.
+    pub fn unvalued(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { field: field.into(), fault: Fault::Invalid { value: None, detail: detail.into() } }
+    }
+
+    pub fn duplicate(field: impl Into<String>, value: impl Into<Value>) -> Self {
+        Self { field: field.into(), fault: Fault::Duplicate(Some(value.into())) }
     }
 
     pub fn forbidden(field: impl Into<String>, detail: &str) -> Self {
@@ -141,6 +182,7 @@ impl FieldError {
             Fault::TypeInvalid { .. } => "FieldValueTypeInvalid",
             Fault::NotSupported { .. } => "FieldValueNotSupported",
             Fault::Duplicate(_) => "FieldValueDuplicate",
+            Fault::NotFound(_) => "FieldValueNotFound",
             Fault::Forbidden(_) => "FieldValueForbidden",
             Fault::TooLong { .. } => "FieldValueTooLong",
             Fault::TooMany { .. } => "FieldValueTooMany",
@@ -154,14 +196,17 @@ impl FieldError {
         };
         match &self.fault {
             Fault::Required(detail) => detailed("Required value", detail),
-            Fault::Invalid { value, detail } | Fault::TypeInvalid { value, detail } => {
+            Fault::Invalid { value: None, detail } => detailed("Invalid value", detail),
+            Fault::Invalid { value: Some(value), detail } | Fault::TypeInvalid { value, detail } => {
                 detailed(&format!("Invalid value: {}", shown(value)), detail)
             }
             Fault::NotSupported { value, supported } => {
                 let supported: Vec<_> = supported.iter().map(|s| format!("{s:?}")).collect();
                 format!("Unsupported value: {}: supported values: {}", shown(value), supported.join(", "))
             }
-            Fault::Duplicate(value) => format!("Duplicate value: {}", shown(value)),
+            Fault::NotFound(value) => format!("Not found: {}", shown(value)),
+            Fault::Duplicate(None) => "Duplicate value".to_owned(),
+            Fault::Duplicate(Some(value)) => format!("Duplicate value: {}", shown(value)),
             Fault::Forbidden(detail) => detailed("Forbidden", detail),
             Fault::TooLong { most } => format!("Too long: may not be more than {most} bytes"),
             Fault::TooMany { is, most } => format!("Too many: {is}: must have at most {most} items"),
@@ -198,7 +243,7 @@ impl ApiError {
             Self::Forbidden { .. } => (StatusCode::FORBIDDEN, "Forbidden"),
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
             Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
-            Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
+            Self::NotAcceptable | Self::OtherForm { .. } => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
             Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType"),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
             Self::Expired(_) | Self::ContinueExpired { .. } => (StatusCode::GONE, "Expired"),

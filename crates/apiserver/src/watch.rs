@@ -282,7 +282,7 @@ impl Showing {
         let Ok(mut object) = serde_json::from_slice::<Value>(&bytes) else { return bytes };
         let shown = match form {
             Form::Object => object,
-            Form::Partial => partial_metadata(&mut object),
+            Form::Partial | Form::PartialList => partial_metadata(&mut object),
             Form::Table => {
                 // Tables are made of what is stored, views or not.
                 if let (Some(conversion), None) = (self.kind.conversion(written), &self.kind.view) {
@@ -306,7 +306,7 @@ impl Showing {
             Form::Object => {
                 json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": metadata})
             }
-            Form::Partial => {
+            Form::Partial | Form::PartialList => {
                 json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
             }
             Form::Table => json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,

@@ -8,7 +8,7 @@ use super::{metadata, scale};
 use crate::fieldset::{Author, Managed, Operation, Owner, update_ownership};
 use crate::kinds::{Deletion, Kind, Shape, Status};
 use crate::schema;
-use crate::status::{ApiError, Fault, FieldError, Result};
+use crate::status::{ApiError, FieldError, Resource, Result};
 
 /// The part of an object that a write is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,12 +139,14 @@ pub fn create(writing: &Writing<'_>, mut object: Value, managed: Option<Managed>
         object.shift_remove("status");
     }
     complete(kind, &mut object);
-    (kind.stored().create)(&mut object);
-    check(kind, &object, None)?;
+    // What the server sets from here on is nobody's.
     let managed = managed.unwrap_or_else(|| {
         update_ownership(&Managed::default(), &writing.author(Operation::Update), &nothing(kind), &object)
     });
+    (kind.stored().create)(&mut object);
+    check(kind, &object, None)?;
     (kind.stored().allocate)(&mut object);
+    kind.to_stored(&mut object);
     store_ownership(&mut object, &managed)?;
     Ok(object)
 }
@@ -161,6 +163,8 @@ pub fn update(writing: &Writing<'_>, live: &Live, mut new: Value, managed: Optio
     if writing.part == Part::Whole {
         complete(kind, &mut new);
         (kind.stored().allocate)(&mut new);
+    } else {
+        settle(kind, &mut new);
     }
     check(kind, &new, Some(old))?;
     let changed_spec = kind.generation && spec_changed(kind, old, &new);
@@ -180,6 +184,7 @@ pub fn update(writing: &Writing<'_>, live: &Live, mut new: Value, managed: Optio
     if same_but_ownership(old, &new) && managed.same_owners(&live.managed) {
         return Ok(Outcome::Same);
     }
+    kind.to_stored(&mut new);
     store_ownership(&mut new, &managed)?;
     Ok(if is_released(kind, &new) { Outcome::Remove(new) } else { Outcome::Put(new) })
 }
@@ -304,8 +309,15 @@ fn complete(kind: &Kind, object: &mut Value) {
         schema::apply_defaults(object, kind.schema());
     }
     (kind.stored().default)(object);
-    if !kind.is_custom() && kind.view.is_none() {
-        schema::settle(object, kind.schema());
+    settle(kind, object);
+}
+
+/// What typed decoding and encoding make of Kubernetes' own kinds.
+fn settle(kind: &Kind, object: &mut Value) {
+    match &kind.stored().shape {
+        Shape::Builtin(name) if kind.view.is_some() => schema::settle(object, &schema::builtin(name)),
+        Shape::Builtin(_) => schema::settle(object, kind.schema()),
+        Shape::Custom(_) | Shape::Defined(_) => {}
     }
 }
 
@@ -313,36 +325,49 @@ fn check(kind: &Kind, object: &Value, old: Option<&Value>) -> Result<()> {
     let mut errors = metadata::validate(object, kind);
     errors.extend(old.map(|old| metadata::validate_change(object, old)).unwrap_or_default());
     // A view's objects were translated already; what they are stored as is not checked against its schema.
-    if kind.view.is_none() {
-        errors.extend(demands(kind, object, old));
-    }
-    if errors.is_empty() {
+    let demands = if kind.view.is_none() {
+        demands(kind, object, old, errors.iter().any(|error| error.fault.hides_others()))
+    } else {
+        vec![]
+    };
+    if demands.is_empty() {
         errors.extend((kind.validate)(object, old));
     }
+    errors.extend(demands);
     if errors.is_empty() {
         return Ok(());
     }
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    Err(ApiError::Invalid { resource: kind.resource(), name, errors })
+    // A view's objects are told of as what they are stored as.
+    let row = kind.stored();
+    let resource = Resource { group: row.group, kind: row.kind, plural: row.plural };
+    Err(ApiError::Invalid { resource, name, errors })
 }
 
 /// What the schema and its rules demand. Of an object that was there, what is unchanged is not complained about: the
 /// definition may have become stricter since.
-fn demands(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = schema::validate(object, kind.schema());
-    if errors.is_empty()
-        && let Some(rules) = kind.rules()
-    {
-        errors = rules.validate(object, old);
+fn demands(kind: &Kind, object: &Value, old: Option<&Value>, faulty: bool) -> Vec<FieldError> {
+    let schema = kind.schema();
+    let mut errors = schema::validate(object, schema);
+    if !kind.is_custom() {
+        return errors;
     }
-    let Some(old) = old.filter(|_| kind.is_custom()) else { return errors };
-    errors.retain(|error| {
-        // What is missing is a fault of what it is missing in.
-        let missing = matches!(error.fault, Fault::Required(_));
-        let path = if missing { error.field.rsplit_once('.').map_or("", |(path, _)| path) } else { &error.field };
-        let (is, was) = (schema::at(object, path), schema::at(old, path));
-        is.is_none() || is != was
-    });
+    let unchanged = |path: &str| old.is_some_and(|old| schema::is_unchanged(object, old, schema, path));
+    errors.retain(|error| !unchanged(&error.field));
+    errors.extend(scale::faults(kind, object));
+    errors.extend(schema::embedded(object, schema));
+    if old.is_none_or(|old| schema::duplicates(old, schema).is_empty()) {
+        errors.extend(schema::duplicates(object, schema));
+    }
+    let Some(rules) = kind.rules() else { return errors };
+    if faulty || errors.iter().any(|error| error.fault.hides_others()) {
+        const WHY: &str = "some validation rules were not checked because the object was invalid; correct the existing \
+                           errors to complete validation";
+        errors.push(FieldError::invalid("<nil>", Value::Null, WHY));
+        return errors;
+    }
+    let broken = rules.validate(object, old, schema).into_iter();
+    errors.extend(broken.filter(|b| b.transition || !unchanged(&b.error.field)).map(|b| b.error));
     errors
 }
 

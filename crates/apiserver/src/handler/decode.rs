@@ -12,7 +12,7 @@ use crate::request::{FieldValidation, content_type, decode};
 use crate::schema;
 use crate::status::{ApiError, FieldError, Result};
 
-const SCALE: &str = "io.k8s.api.autoscaling.v1.Scale";
+pub const SCALE: &str = "io.k8s.api.autoscaling.v1.Scale";
 
 /// A decoded body and what to warn about.
 pub struct Decoded {
@@ -29,8 +29,17 @@ pub fn body(call: &Call<'_>, body: &[u8]) -> Result<Decoded> {
         Shape::Custom(_) | Shape::Defined(_) => None,
     };
     let object = decode(body, media, message)?;
-    if !call.kind.is_custom() && call.subresource != Some("scale") {
-        let misfit = schema::misfit(&object, call.kind.schema(), call.kind.kind);
+    if call.subresource != Some("scale") {
+        let misfit = match call.kind.is_custom() {
+            false => schema::misfit(&object, call.kind.schema(), call.kind.kind),
+            true => {
+                // Of an applied object it is asked in other words.
+                if call.parts.method != http::Method::PATCH {
+                    says_its_kind(call, &object, body)?;
+                }
+                schema::misfit(&object["metadata"], &schema::builtin(schema::OBJECT_META), "ObjectMeta")
+            }
+        };
         misfit.map_or(Ok(()), |why| Err(unfit(call, &why)))?;
     }
     let duplicates = match validation(call) {
@@ -40,6 +49,19 @@ pub fn body(call: &Call<'_>, body: &[u8]) -> Result<Decoded> {
     };
     let warnings = screen(call, &object, duplicates)?;
     Ok(Decoded { object, warnings })
+}
+
+/// Nobody guesses what an object of a defined kind is.
+fn says_its_kind(call: &Call<'_>, object: &Value, body: &[u8]) -> Result<()> {
+    const SHOWN: usize = 30;
+    let is_missing = |field: &str| object[field].as_str().is_none_or(str::is_empty);
+    let missing = [("kind", "Kind"), ("apiVersion", "apiVersion")].into_iter().find(|(field, _)| is_missing(field));
+    let Some((_, name)) = missing.filter(|_| matches!(call.kind.shape, Shape::Defined(_))) else { return Ok(()) };
+    let (kind, body) = (call.kind.kind, String::from_utf8_lossy(body));
+    let start: String = body.chars().take(SHOWN).collect();
+    Err(ApiError::BadRequest(format!(
+        "the object provided is unrecognized (must be of type {kind}): Object '{name}' is missing in '{body}' ({start} ...)"
+    )))
 }
 
 /// What a patch made unknown. What was unknown before is not this client's fault.
@@ -65,7 +87,15 @@ fn screen(call: &Call<'_>, object: &Value, duplicates: Vec<String>) -> Result<Ve
 fn report(call: &Call<'_>, unknown: Vec<String>, duplicates: Vec<String>) -> Result<Vec<String>, String> {
     let unknown = unknown.into_iter().map(|f| format!("unknown field {f:?}"));
     let duplicate = duplicates.into_iter().map(|f| format!("duplicate field {f:?}"));
-    let found: Vec<String> = unknown.chain(duplicate).collect();
+    // Of defined kinds what is there twice comes first, and what is unknown in the order of its names.
+    let mut unknown: Vec<String> = unknown.collect();
+    if call.kind.is_custom() {
+        unknown.sort();
+    }
+    let found: Vec<String> = match call.kind.is_custom() {
+        true => duplicate.chain(unknown).collect(),
+        false => unknown.into_iter().chain(duplicate).collect(),
+    };
     if validation(call) == FieldValidation::Strict && !found.is_empty() {
         return Err(format!("strict decoding error: {}", found.join(", ")));
     }

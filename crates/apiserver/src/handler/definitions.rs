@@ -108,7 +108,7 @@ fn definition_kind(kinds: &crate::kinds::Kinds) -> Result<&Arc<Kind>> {
 /// What a definition becomes when it is asked to go: its objects go first.
 pub(super) fn terminate(definition: &mut Value, now: jiff::Timestamp) {
     let mut conditions = definition["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will be initiated shortly";
+    let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
     let terminating = ("True", "InstanceDeletionPending", message.to_owned());
     crate::kinds::definitions::set_condition(&mut conditions, "Terminating", terminating, now);
     definition["status"]["conditions"] = conditions.into();

@@ -191,10 +191,11 @@ fn plan(kind: &Kind, old: &Value, options: &Options, now: Timestamp) -> Result<D
         // A pod's time is when it must be gone, everything else's when it was asked to go.
         let at = now.checked_add(SignedDuration::from_secs(grace)).unwrap_or(now);
         meta.insert("deletionTimestamp".into(), metadata::time(at).into());
-        if kind.deletion != Deletion::Namespace {
+        let own_way = matches!(kind.deletion, Deletion::Namespace | Deletion::Definition);
+        if !own_way {
             meta.insert("deletionGracePeriodSeconds".into(), grace.into());
         }
-        if !marked && kind.generation {
+        if !marked && kind.generation && !own_way {
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
             meta.insert("generation".into(), generation.into());
         }

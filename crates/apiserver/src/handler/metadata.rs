@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use crate::forms::{label_faults, label_value_faults, qualified_faults, subdomain_faults};
 use crate::kinds::Kind;
 use crate::status::{ApiError, Fault, FieldError, Result};
 
-const LONGEST_NAME: usize = 253;
 const LONGEST_LABEL: usize = 63;
 /// All annotations of an object together, as in Kubernetes.
 const MOST_ANNOTATIONS: usize = 256 << 10;
@@ -52,7 +52,7 @@ pub fn of(object: &mut Value) -> Result<&mut Map<String, Value>> {
 /// Checks that the object is what its path says, and completes it.
 pub fn identify(object: &mut Value, kind: &Kind, namespace: Option<&str>, name: Option<&str>) -> Result<()> {
     for (field, wanted, what) in
-        [("apiVersion", kind.stored_api_version(), "API version"), ("kind", kind.stored().kind.to_owned(), "kind")]
+        [("apiVersion", kind.stored().api_version(), "API version"), ("kind", kind.stored().kind.to_owned(), "kind")]
     {
         match object[field].as_str() {
             None | Some("") => object[field] = wanted.into(),
@@ -78,15 +78,19 @@ pub fn identify(object: &mut Value, kind: &Kind, namespace: Option<&str>, name: 
             metadata.shift_remove("namespace");
         }
     }
-    let given = metadata.get("name").and_then(Value::as_str).filter(|n| !n.is_empty());
-    match (given, name) {
-        (Some(given), Some(wanted)) if given != wanted => Err(ApiError::BadRequest(format!(
+    let Some(wanted) = name else { return Ok(()) };
+    if metadata.get("name").and_then(Value::as_str).is_none_or(str::is_empty) {
+        metadata.insert("name".into(), wanted.into());
+    }
+    bears_its_name(object, wanted)
+}
+
+/// Refuses an object of another name than its path has.
+pub fn bears_its_name(object: &Value, wanted: &str) -> Result<()> {
+    match object["metadata"]["name"].as_str().filter(|name| !name.is_empty()) {
+        Some(given) if given != wanted => Err(ApiError::BadRequest(format!(
             "the name of the object ({given}) does not match the name on the URL ({wanted})"
         ))),
-        (None, Some(wanted)) => {
-            metadata.insert("name".into(), wanted.into());
-            Ok(())
-        }
         _ => Ok(()),
     }
 }
@@ -169,8 +173,8 @@ fn owners(list: &Value) -> Vec<FieldError> {
     for owner in owners {
         for (field, why) in [
             ("apiVersion", "version must not be empty"),
-            ("kind", "kind must not be empty"),
-            ("name", "name must not be empty"),
+            ("kind", "must not be empty"),
+            ("name", "must not be empty"),
             ("uid", "must not be empty"),
         ] {
             if owner[field].as_str().is_none_or(str::is_empty) {
@@ -226,85 +230,9 @@ pub fn validate_change(object: &Value, old: &Value) -> Vec<FieldError> {
     vec![FieldError::forbidden("metadata.finalizers", &why)]
 }
 
-const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end \
-                         with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for \
-                         validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
-const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or \
-                           '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or \
-                           'my_value',  or '12345', regex used for validation is \
-                           '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
-const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or \
-                         '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used \
-                         for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must \
-                     start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for \
-                     validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
-
-const QUALIFIED_FORM: &str = "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must \
-                              start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or \
-                              '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') \
-                              with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')";
-
 fn name_faults(name: &str, kind: &Kind) -> Vec<String> {
     // These become host names.
     if matches!(kind.plural, "namespaces" | "services") { label_faults(name) } else { subdomain_faults(name) }
-}
-
-/// What is wrong with one part of a host name.
-pub fn label_faults(name: &str) -> Vec<String> {
-    let long = (name.len() > LONGEST_LABEL).then(|| format!("must be no more than {LONGEST_LABEL} bytes"));
-    let form = if is_subdomain_form(name) { "must not contain dots" } else { LABEL };
-    long.into_iter().chain((!is_label_form(name)).then(|| form.to_owned())).collect()
-}
-
-fn subdomain_faults(name: &str) -> Vec<String> {
-    let long = (name.len() > LONGEST_NAME).then(|| format!("must be no more than {LONGEST_NAME} bytes"));
-    long.into_iter().chain((!is_subdomain_form(name)).then(|| SUBDOMAIN.to_owned())).collect()
-}
-
-/// What is wrong with a key of a label or annotation, or with a finalizer.
-pub fn qualified_faults(text: &str) -> Vec<String> {
-    let (prefix, name) = match text.split('/').collect::<Vec<_>>()[..] {
-        [name] => (None, name),
-        [prefix, name] => (Some(prefix), name),
-        _ => return vec![QUALIFIED_FORM.to_owned()],
-    };
-    let mut faults = match prefix {
-        None => vec![],
-        Some("") => vec!["prefix part must be non-empty".to_owned()],
-        Some(prefix) => subdomain_faults(prefix).into_iter().map(|why| format!("prefix part {why}")).collect(),
-    };
-    match name.len() {
-        0 => faults.push("name part must be non-empty".to_owned()),
-        n if n > LONGEST_LABEL => faults.push(format!("name part must be no more than {LONGEST_LABEL} bytes")),
-        _ => {}
-    }
-    if !is_name_form(name) {
-        faults.push(QUALIFIED.to_owned());
-    }
-    faults
-}
-
-pub fn label_value_faults(text: &str) -> Vec<String> {
-    let long = (text.len() > LONGEST_LABEL).then(|| format!("must be no more than {LONGEST_LABEL} bytes"));
-    let fits = text.is_empty() || is_name_form(text);
-    long.into_iter().chain((!fits).then(|| LABEL_VALUE.to_owned())).collect()
-}
-
-fn is_label_form(text: &str) -> bool {
-    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    !text.is_empty() && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')
-}
-
-fn is_subdomain_form(text: &str) -> bool {
-    text.split('.').all(is_label_form)
-}
-
-fn is_name_form(text: &str) -> bool {
-    let end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-        && end(text.chars().next())
-        && end(text.chars().last())
 }
 
 #[cfg(test)]
@@ -312,34 +240,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn names() {
-        let kinds = crate::kinds::Kinds::new();
-        let (service, map) = (kinds.find("", "v1", "services").unwrap(), kinds.find("", "v1", "configmaps").unwrap());
-        let (long, longer) = ("x".repeat(64), "x".repeat(254));
-        for (text, label, subdomain, qualified) in [
-            ("abc", vec![], vec![], vec![]),
-            ("a-b.c", vec!["must not contain dots"], vec![], vec![]),
-            ("-a", vec![LABEL], vec![SUBDOMAIN], vec![QUALIFIED]),
-            ("A", vec![LABEL], vec![SUBDOMAIN], vec![]),
-            ("", vec![LABEL], vec![SUBDOMAIN], vec!["name part must be non-empty", QUALIFIED]),
-            ("a.example/B_c", vec![LABEL], vec![SUBDOMAIN], vec![]),
-            ("/a", vec![LABEL], vec![SUBDOMAIN], vec!["prefix part must be non-empty"]),
-            ("a/b/c", vec![LABEL], vec![SUBDOMAIN], vec![QUALIFIED_FORM]),
-            (&long, vec!["must be no more than 63 bytes"], vec![], vec!["name part must be no more than 63 bytes"]),
-            (
-                &longer,
-                vec!["must be no more than 63 bytes"],
-                vec!["must be no more than 253 bytes"],
-                vec!["name part must be no more than 63 bytes"],
-            ),
-        ] {
-            assert_eq!(name_faults(text, service), label, "{text}");
-            assert_eq!(name_faults(text, map), subdomain, "{text}");
-            assert_eq!(qualified_faults(text), qualified, "{text}");
-        }
-    }
 
     #[test]
     fn metadata_is_checked() {
@@ -385,7 +285,7 @@ mod tests {
     #[test]
     fn generated() {
         let name = generate_name("abc-");
-        assert!(name.starts_with("abc-") && name.len() == 9 && is_label_form(&name), "{name}");
+        assert!(name.starts_with("abc-") && name.len() == 9 && label_faults(&name).is_empty(), "{name}");
         assert_eq!(generate_name(&"x".repeat(100)).len(), 63);
         let uid = new_uid();
         assert_eq!((uid.len(), &uid[14..15]), (36, "4"));

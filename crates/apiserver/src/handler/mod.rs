@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use store::Revision;
 
 use crate::auth::User;
-use crate::kinds::{Kind, Verbs};
+use crate::kinds::{Kind, Shape, Verbs};
 use crate::options;
 use crate::patch::APPLY;
 use crate::request::{Form, Path, Query, accepted, content_type, field_manager};
@@ -30,7 +30,6 @@ use crate::status::{ApiError, Result};
 use crate::{Inner, RequestBody, ResponseBody, whole};
 
 pub(crate) use definitions::Definitions;
-pub(crate) use metadata::{label_faults, label_value_faults, qualified_faults};
 pub(crate) use object::{partial_metadata, shown};
 
 /// Who asks, and what that entitles them to.
@@ -119,7 +118,8 @@ impl Inner {
         if path.namespace.is_some() && !kind.namespaced {
             return Err(ApiError::NoSuchPath);
         }
-        if path.namespace.is_none() && kind.namespaced && path.name.is_some() {
+        let makes = parts.method == Method::POST && matches!(kind.shape, Shape::Defined(_));
+        if path.namespace.is_none() && kind.namespaced && (path.name.is_some() || makes) {
             return Err(ApiError::NoSuchPath);
         }
         let query = Query::parse(parts.uri.query());
@@ -133,7 +133,18 @@ impl Inner {
             form: accepted(&parts.headers)?,
             caller: &caller,
         };
-        let answered = self.verb(&call, body).await;
+        let answered = match call.kind.defined().and_then(|version| version.deprecation.as_ref()) {
+            None => self.verb(&call, body).await,
+            // Said first, and whatever comes of it.
+            Some(said) => {
+                let mut response = self.verb(&call, body).await.unwrap_or_else(|error| failure(&error));
+                let others: Vec<HeaderValue> = response.headers().get_all(WARNING).iter().cloned().collect();
+                response.headers_mut().remove(WARNING);
+                warn(&mut response, said);
+                response.headers_mut().extend(others.into_iter().map(|other| (WARNING, other)));
+                Ok(response)
+            }
+        };
         if answered.is_err() {
             // That something is there, or is not, is said as well.
             self.on_disk(&caller, self.store.revision()).await?;
@@ -153,7 +164,7 @@ impl Inner {
         if let Some(subresource) = call.subresource {
             let known = call.kind.subresources().iter().any(|(name, ..)| *name == subresource);
             if !known {
-                return Err(ApiError::NoSuchPath);
+                return Err(if call.kind.is_custom() { call.not_found() } else { ApiError::NoSuchPath });
             }
             match subresource {
                 "log" => return self.pod_log(call).await,
@@ -163,6 +174,9 @@ impl Inner {
         }
         let method = call.parts.method.clone();
         options::check(&method, call.query, content_type(&call.parts.headers) == APPLY)?;
+        if call.form == Form::Table {
+            options::table(call.query)?;
+        }
         match (&call.kind.verbs, &method) {
             (Verbs::All, _) | (Verbs::Ask(_), &Method::POST) => {}
             _ => return Err(not_allowed()),
@@ -230,14 +244,14 @@ impl Inner {
             form => self.in_form(call, form, &answer.body, written)?,
         };
         let mut response = json_bytes(answer.status, body);
-        let deprecation = call.kind.defined().and_then(|version| version.deprecation.clone());
-        for warning in deprecation.into_iter().chain(answer.warnings) {
-            let text = format!("299 - {:?}", warning);
-            if let Ok(value) = HeaderValue::from_str(&text) {
-                response.headers_mut().append(WARNING, value);
-            }
-        }
+        answer.warnings.iter().for_each(|said| warn(&mut response, said));
         Ok(response)
+    }
+}
+
+fn warn(response: &mut Response<ResponseBody>, said: &str) {
+    if let Ok(value) = HeaderValue::from_str(&format!("299 - {said:?}")) {
+        response.headers_mut().append(WARNING, value);
     }
 }
 

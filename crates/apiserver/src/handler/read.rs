@@ -40,6 +40,10 @@ impl Inner {
     pub(super) fn in_form(&self, call: &Call<'_>, form: Form, bytes: &Bytes, written: Revision) -> Result<Bytes> {
         Ok(match form {
             Form::Object => shown(call.kind, bytes.clone(), written),
+            Form::PartialList => {
+                let is = format!("not a list ({})", call.kind.go_type());
+                return Err(ApiError::OtherForm { wanted: "PartialObjectMetadataList", is });
+            }
             Form::Partial => {
                 let mut object = parse(bytes)?;
                 // What a deletion says has no metadata of its own.
@@ -67,6 +71,10 @@ impl Inner {
 
     /// The objects, and the revision that must be on disk before an outsider sees them.
     pub(super) fn list(&self, call: &Call<'_>) -> Result<(Response<ResponseBody>, Revision)> {
+        if call.form == Form::Partial {
+            let is = format!("a list ({}List)", call.kind.go_type());
+            return Err(ApiError::OtherForm { wanted: "PartialObjectMetadata", is });
+        }
         let selector = Selector::parse(call.query.get("labelSelector"), call.query.get("fieldSelector"), call.kind)?;
         let page = self.page(call, &selector, ListOptions::parse(call.query)?)?;
         let mut metadata = json!({"resourceVersion": page.revision.to_string()});
@@ -81,10 +89,16 @@ impl Inner {
             let rows = Rows { objects, include: call.query.get("includeObject"), now: (self.clock)() };
             return Ok((object(StatusCode::OK, &table(call.kind, rows, metadata, true)), page.revision));
         }
+        if call.kind.is_custom() && call.form == Form::Object {
+            // Lists of defined kinds always say whether they go on.
+            let metadata = metadata.as_object_mut().into_iter();
+            metadata.for_each(|metadata| _ = metadata.entry("continue").or_insert_with(|| "".into()));
+        }
         let (kind, api_version) = match call.form {
-            Form::Partial => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
+            Form::PartialList => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
             _ => (format!("{}List", call.kind.kind), call.kind.api_version()),
         };
+        let form = if call.form == Form::PartialList { Form::Partial } else { call.form };
         let head = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata}).to_string();
         let mut text =
             Vec::with_capacity(head.len() + page.items.iter().map(|item| item.value.len() + 1).sum::<usize>() + 16);
@@ -94,7 +108,7 @@ impl Inner {
             if i > 0 {
                 text.push(b',');
             }
-            text.extend_from_slice(&self.in_form(call, call.form, &item.value, item.modified)?);
+            text.extend_from_slice(&self.in_form(call, form, &item.value, item.modified)?);
         }
         text.extend_from_slice(b"]}");
         Ok((json_bytes(StatusCode::OK, text), page.revision))

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::kinds::Kind;
-use crate::status::{ApiError, Result};
+use crate::status::{ApiError, FieldError, Result};
 
 /// The Scale of an object.
 pub fn scale_of(kind: &Kind, object: &Value) -> Value {
@@ -59,6 +59,43 @@ pub fn set(object: &mut Value, pointer: &str, value: Value) {
         &mut place[name.replace("~1", "/").replace("~0", "~")]
     });
     *place = value;
+}
+
+/// What is wrong with the numbers that a defined kind's Scale shows, and with its selector.
+pub fn faults(kind: &Kind, object: &Value) -> Vec<FieldError> {
+    let Some(paths) = kind.defined().and_then(|version| version.scale.as_ref()) else { return vec![] };
+    let mut errors = vec![];
+    for pointer in [&paths.spec, &paths.status] {
+        let field = pointer.replace('/', ".");
+        match object.pointer(pointer).map(|value| (value, value.as_i64())) {
+            None => {}
+            Some((_, Some(count))) if count < 0 => {
+                errors.push(FieldError::invalid(field, count, "should be a non-negative integer"));
+            }
+            Some((_, Some(count))) if count > i64::from(i32::MAX) => {
+                let detail = format!("should be less than or equal to {}", i32::MAX);
+                errors.push(FieldError::invalid(field, count, detail));
+            }
+            Some((_, Some(_))) => {}
+            Some((value, None)) => {
+                let detail =
+                    format!("{field} accessor error: {value} is of the type {}, expected int64", go_type(value));
+                errors.push(FieldError::invalid(field, 0, detail));
+            }
+        }
+    }
+    errors
+}
+
+fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "float64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
 }
 
 fn selector_text(selector: &Value) -> String {

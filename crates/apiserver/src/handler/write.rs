@@ -5,7 +5,7 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use store::{Expect, Revision, StoreError, Write};
+use store::{Entry, Expect, Revision, StoreError, Write};
 
 use super::admit::{self, Live, MODIFIED, Outcome, Part, Writing};
 use super::object::{Encoded, parse};
@@ -17,7 +17,8 @@ use crate::index::Index;
 use crate::kinds::{Deletion, EVENT_PREFIX, Kind};
 use crate::patch::{Format, KUBECTL, Patch, applied_config, last_applied, merge_applied, record, remove_given_up};
 use crate::request::content_type;
-use crate::status::{ApiError, Result};
+use crate::schema;
+use crate::status::{ApiError, FieldError, Resource, Result};
 
 /// How often a write is computed again because somebody else was faster.
 const ATTEMPTS: usize = 32;
@@ -51,16 +52,17 @@ impl Inner {
         }
         let decoded = decode::body(call, body)?;
         let mut object = decoded.object;
-        call.kind.to_stored(&mut object);
+        call.kind.to_kept(&mut object);
         let manager = call.manager();
         let writing = self.writing(call, &manager);
         self.check_namespace(call, &object)?;
         self.check_definition(call.kind)?;
         for _ in 0..NAMES {
             let admitted = admit::create(&writing, object.clone(), None)?;
+            let advice = advice(call, &admitted, None);
             match self.insert(call, admitted) {
                 Ok(mut answer) => {
-                    answer.warnings = decoded.warnings;
+                    answer.warnings = [decoded.warnings, advice].concat();
                     return Ok(answer);
                 }
                 // Only a generated name can be tried again.
@@ -75,15 +77,18 @@ impl Inner {
     pub(super) fn replace(&self, call: &Call<'_>, body: &[u8]) -> Result<Answer> {
         let decoded = decode::body(call, body)?;
         let mut object = decoded.object;
-        call.kind.to_stored(&mut object);
+        call.kind.to_kept(&mut object);
         let needs_revision = call.kind.is_custom() && call.subresource != Some("scale");
         if needs_revision && object["metadata"]["resourceVersion"].as_str().is_none_or(str::is_empty) {
-            let error =
-                crate::status::FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+            let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
             let name = call.name.unwrap_or_default().to_owned();
-            return Err(ApiError::Invalid { resource: call.kind.resource(), name, errors: vec![error] });
+            // Told of the resource, where other faults are told of the kind.
+            let resource = Resource { kind: call.kind.plural, ..call.kind.resource() };
+            return Err(ApiError::Invalid { resource, name, errors: vec![error] });
         }
-        if call.subresource != Some("scale") {
+        if call.subresource == Some("scale") {
+            metadata::bears_its_name(&object, call.required_name()?)?;
+        } else {
             // Said before anybody looks whether there is something to replace.
             metadata::identify(&mut object.clone(), call.kind, call.namespace, call.name)?;
         }
@@ -107,6 +112,9 @@ impl Inner {
         }
         if call.subresource != Some("scale") {
             metadata::says_what_it_is(&decoded.object, call.kind)?;
+        }
+        if call.kind.is_custom() && call.subresource != Some("scale") {
+            fits(call, &decoded.object)?;
         }
         let mut answer = self.modify(call, &Intent::Apply { config: decoded.object, force })?;
         answer.warnings.extend(decoded.warnings);
@@ -138,7 +146,7 @@ impl Inner {
                     _ => return Err(call.not_found()),
                 }
             };
-            let live = Live::new(parse(&entry.value)?);
+            let live = Live::new(seen(call.kind, &entry)?);
             let mut warnings = vec![];
             let outcome = plan(call, &writing, intent, &live, &mut warnings)?;
             let (object, remove) = match outcome {
@@ -146,7 +154,10 @@ impl Inner {
                     let body = self.shown_part(call, &entry.value)?;
                     return Ok(Answer { status: StatusCode::OK, body, revision: Some(entry.modified), warnings });
                 }
-                Outcome::Put(object) => (object, false),
+                Outcome::Put(object) => {
+                    warnings.extend(advice(call, &object, Some(&live.object)));
+                    (object, false)
+                }
                 Outcome::Remove(object) => (object, true),
             };
             let committed = if call.query.dry_run() {
@@ -188,7 +199,8 @@ impl Inner {
         let author = writing.author(Operation::Apply);
         let managed = apply_ownership(&Managed::default(), &author, objects, true)?;
         let admitted = admit::create(writing, config, Some(managed))?;
-        self.insert(call, admitted)
+        let warnings = advice(call, &admitted, None);
+        Ok(Answer { warnings, ..self.insert(call, admitted)? })
     }
 
     fn insert(&self, call: &Call<'_>, object: Value) -> Result<Answer> {
@@ -328,6 +340,42 @@ impl Inner {
     }
 }
 
+/// Refuses an applied object that says what its schema does not, or says it twice: nobody could own that.
+fn fits(call: &Call<'_>, config: &Value) -> Result<()> {
+    let faults = schema::apply_faults(config, call.kind.schema());
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (metadata, kind) = (&config["metadata"], call.kind);
+    let of = format!(
+        "{}/{}; {}, Kind={}",
+        text(&metadata["namespace"]),
+        text(&metadata["name"]),
+        kind.api_version(),
+        kind.kind
+    );
+    let faults = match &faults[..] {
+        [only] => only.clone(),
+        all => format!("errors:\n{}", all.iter().map(|fault| format!("  {fault}")).collect::<Vec<_>>().join("\n")),
+    };
+    Err(ApiError::BadRequest(format!("failed to create typed patch object ({of}): {faults}")))
+}
+
+/// A stored object as it is worked on: in the version that the request is about. Views are worked on as they are stored.
+fn seen(kind: &Kind, entry: &Entry<Index>) -> Result<Value> {
+    let mut object = parse(&entry.value)?;
+    if let (None, Some(conversion)) = (&kind.view, kind.conversion(entry.modified)) {
+        conversion.apply(&mut object);
+    }
+    Ok(object)
+}
+
+/// The program's own components read no warnings.
+fn advice(call: &Call<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
+    if call.caller.trusted { vec![] } else { (call.kind.stored().advise)(new, old) }
+}
+
 /// Whether a replace makes what is not there. One that says what it replaces does not.
 fn may_be_made(call: &Call<'_>, object: &Value) -> bool {
     let says = |field: &str| object["metadata"][field].as_str().is_some_and(|text| !text.is_empty());
@@ -354,19 +402,23 @@ fn plan(
         },
         Intent::Patch(patch) if writing.part == Part::Scale => {
             let scale = patch.apply(&scale_of(call.kind, old), schema)?;
+            if let Some(why) = schema::misfit(&scale, &schema::builtin(decode::SCALE), "Scale") {
+                let error = FieldError::invalid("patch", scale.to_string(), why);
+                return Err(ApiError::InvalidPatch(Box::new(error)));
+            }
             stale_scale(call, old, &scale)?;
             admit::update(writing, live, scaled(call.kind, old, &scale)?, None)
         }
         Intent::Patch(patch) => {
             let mut seen = if patch.is_json() { live.whole() } else { old.clone() };
-            if let Some(conversion) = call.kind.conversion(live.written()) {
+            if let (Some(_), Some(conversion)) = (&call.kind.view, call.kind.conversion(live.written())) {
                 conversion.apply(&mut seen);
             }
             let mut new = patch.apply(&seen, schema)?;
             metadata::says_its_name(&new, call.required_name()?)?;
             metadata::keeps_its_uid(&new, old, call.kind)?;
             *warnings = decode::screen_patched(call, &seen, &new)?;
-            call.kind.to_stored(&mut new);
+            call.kind.to_kept(&mut new);
             admit::update(writing, live, new, None)
         }
         Intent::Apply { config, force } => plan_apply(call, writing, config, *force, live),
@@ -405,7 +457,7 @@ fn plan_apply(call: &Call<'_>, writing: &Writing<'_>, config: &Value, force: boo
 /// An applied configuration reduced to the part that it may write.
 fn part_of_config(call: &Call<'_>, config: &Value) -> Result<Value> {
     let mut config = applied_config(config);
-    call.kind.to_stored(&mut config);
+    call.kind.to_kept(&mut config);
     admit::normalize(call.kind, &mut config);
     let Some(object) = config.as_object_mut() else { return Ok(config) };
     match Part::of(call.subresource) {

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::workload::{default_pod_spec, validate_pod_spec, validate_replicas, validate_selector};
+use super::workload::default_pod_spec;
 use super::{Selectable, Shape, Status, Strategy, object_at, set_default};
+use crate::rules::{self, advice};
 use crate::status::FieldError;
 use crate::table::{Columns, builtin};
 
@@ -35,9 +36,10 @@ pub static DEPLOYMENT: Strategy = Strategy {
     },
     validate: |deployment, old| {
         let mut errors = validate(deployment, old);
-        errors.extend(validate_strategy(&deployment["spec"]["strategy"]));
+        errors.extend(rules::check(deployment, "", rules::DEPLOYMENT));
         errors
     },
+    advise,
     columns: Columns::Printed(builtin::DEPLOYMENT),
     ..Strategy::BASE
 };
@@ -61,36 +63,26 @@ pub static REPLICA_SET: Strategy = Strategy {
     },
     create: |set| set["status"] = json!({"replicas": 0}),
     validate,
+    advise,
     fields: &[Selectable::new("status.replicas", "/status/replicas").or("0")],
     columns: Columns::Printed(builtin::REPLICA_SET),
     ..Strategy::BASE
 };
 
 fn default_template(object: &mut Value) {
-    if let Some(spec) = object.pointer_mut("/spec/template/spec").and_then(Value::as_object_mut) {
+    let spec = object_at(object, "spec").map(|spec| spec.entry("template").or_insert_with(|| json!({})));
+    if let Some(spec) = spec.and_then(|template| object_at(template, "spec")) {
         default_pod_spec(spec);
     }
 }
 
-fn validate_strategy(strategy: &Value) -> Option<FieldError> {
-    const FIELD: &str = "spec.strategy";
-    match strategy["type"].as_str().unwrap_or_default() {
-        "Recreate" if strategy.get("rollingUpdate").is_some() => {
-            let why = "may not be specified when strategy `type` is 'Recreate'";
-            Some(FieldError::forbidden(format!("{FIELD}.rollingUpdate"), why))
-        }
-        "Recreate" | "RollingUpdate" => None,
-        other => Some(FieldError::not_supported(FIELD, other, &["Recreate", "RollingUpdate"])),
-    }
+fn advise(object: &Value, old: Option<&Value>) -> Vec<String> {
+    let same = old.is_some_and(|old| old["spec"] == object["spec"]);
+    if same { vec![] } else { advice::of_pod(&object["spec"]["template"], "spec.template") }
 }
 
 fn validate(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = validate_replicas(object);
-    errors.extend(validate_selector(object, old));
-    errors.extend(validate_pod_spec("spec.template.spec", &object["spec"]["template"]["spec"]));
-    let policy = &object["spec"]["template"]["spec"]["restartPolicy"];
-    if policy != "Always" {
-        errors.push(FieldError::not_supported("spec.template.spec.restartPolicy", policy.clone(), &["Always"]));
-    }
+    let mut errors = rules::replica_set(object);
+    errors.extend(old.and_then(|old| rules::unchanged_selector(object, old)));
     errors
 }

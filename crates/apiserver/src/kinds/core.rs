@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 use store::Durability;
 
 use super::{Deletion, Selectable, Shape, Status, Strategy, object_at, set_default};
+use crate::forms::key_faults;
+use crate::rules;
 use crate::status::{Fault, FieldError};
 use crate::table::{Columns, builtin};
 
@@ -115,17 +117,12 @@ pub static ENDPOINT_SLICE: Strategy = Strategy {
         }
     },
     validate: |slice, old| {
-        let kinds = ["FQDN", "IPv4", "IPv6"];
-        let mut errors = vec![];
-        match slice["addressType"].as_str() {
-            None | Some("") => errors.push(FieldError::required("addressType", "")),
-            Some(kind) if !kinds.contains(&kind) => {
-                errors.push(FieldError::not_supported("addressType", kind, &kinds));
-            }
-            Some(kind) if old.is_some_and(|old| old["addressType"] != kind) => {
-                errors.push(FieldError::invalid("addressType", kind, "field is immutable"));
-            }
-            Some(_) => {}
+        let mut errors = rules::check(slice, "", rules::ENDPOINT_SLICE);
+        if old.is_some_and(|old| old["endpoints"] == slice["endpoints"]) {
+            errors.retain(|error| !error.field.starts_with("endpoints"));
+        }
+        if old.is_some_and(|old| old["addressType"] != slice["addressType"]) {
+            errors.push(FieldError::invalid("addressType", slice["addressType"].clone(), "field is immutable"));
         }
         errors
     },
@@ -177,8 +174,6 @@ fn default_secret(secret: &mut Value) {
 
 /// All values of one map together, as in Kubernetes.
 const MOST_DATA: usize = 1 << 20;
-const KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or \
-                   'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
 
 /// The keys become file names.
 fn validate_keys(object: &Value, fields: &[&str]) -> Vec<FieldError> {
@@ -186,15 +181,8 @@ fn validate_keys(object: &Value, fields: &[&str]) -> Vec<FieldError> {
     let mut size = 0;
     for field in fields {
         for (key, value) in object[*field].as_object().into_iter().flatten() {
-            let is_key = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            let why = match key.as_str() {
-                "." | ".." => Some(format!("must not be '{key}'")),
-                text if text.starts_with("..") => Some("must not start with '..'".to_owned()),
-                text if text.len() > 253 => Some("must be no more than 253 bytes".to_owned()),
-                text if text.is_empty() || !text.chars().all(is_key) => Some(KEY.to_owned()),
-                _ => None,
-            };
-            errors.extend(why.map(|why| FieldError::invalid(format!("{field}[{key}]"), key.as_str(), why)));
+            let faults = key_faults(key).into_iter();
+            errors.extend(faults.map(|why| FieldError::invalid(format!("{field}[{key}]"), key.as_str(), why)));
             let text = value.as_str().unwrap_or_default();
             // Bytes are written in base64, four letters for three of them.
             size += if *field == "data" && object["kind"] == "ConfigMap" { text.len() } else { text.len() / 4 * 3 };
@@ -209,11 +197,24 @@ fn validate_keys(object: &Value, fields: &[&str]) -> Vec<FieldError> {
 
 /// What a secret of some types must hold.
 fn validate_secret_type(secret: &Value) -> Vec<FieldError> {
+    const REGISTRIES: [(&str, &str); 2] =
+        [("kubernetes.io/dockerconfigjson", ".dockerconfigjson"), ("kubernetes.io/dockercfg", ".dockercfg")];
     let has = |key: &str| secret["data"].get(key).is_some();
+    if let Some((_, key)) = REGISTRIES.iter().find(|(of, _)| secret["type"] == *of)
+        && let Some(text) = secret["data"][*key].as_str()
+    {
+        use base64::Engine;
+        let bytes = base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default();
+        let object: Result<serde_json::Map<String, Value>, _> = serde_json::from_slice(&bytes);
+        let why = object.err().map(|error| error.to_string());
+        let at = format!("data[{key}]");
+        return why.map(|why| FieldError::invalid(at, "<secret contents redacted>", why)).into_iter().collect();
+    }
     let required = |key: &str| FieldError::required(format!("data[{key}]"), "");
     let wanted: &[&str] = match secret["type"].as_str() {
         Some("kubernetes.io/tls") => &["tls.crt", "tls.key"],
         Some("kubernetes.io/dockerconfigjson") => &[".dockerconfigjson"],
+        Some("kubernetes.io/dockercfg") => &[".dockercfg"],
         Some("kubernetes.io/ssh-auth") => &["ssh-privatekey"],
         Some("kubernetes.io/basic-auth") if !has("username") && !has("password") => &["username", "password"],
         _ => &[],

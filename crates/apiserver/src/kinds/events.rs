@@ -4,6 +4,7 @@ use serde_json::Value;
 use store::Durability;
 
 use super::{Selectable, Shape, Strategy, View, set_default};
+use crate::rules::event;
 use crate::table::{Columns, builtin};
 
 /// The kept name, and the name in `events.k8s.io`.
@@ -17,6 +18,9 @@ const RENAMED: [(&str, &str); 7] = [
     ("reportingComponent", "reportingController"),
 ];
 
+/// Shown even when they are empty, but not in the other group.
+const SHOWN_EMPTY: [&str; 2] = ["reportingComponent", "reportingInstance"];
+
 pub static EVENT: Strategy = Strategy {
     kind: "Event",
     plural: "events",
@@ -24,11 +28,13 @@ pub static EVENT: Strategy = Strategy {
     short_names: &["ev"],
     shape: Shape::Builtin("io.k8s.api.core.v1.Event"),
     durability: |_| Durability::Ephemeral,
-    default: |event| {
+    allocate: |event| {
         let Some(event) = event.as_object_mut() else { return };
-        set_default(event, "reportingComponent", "");
-        set_default(event, "reportingInstance", "");
+        for name in SHOWN_EMPTY {
+            set_default(event, name, "");
+        }
     },
+    validate: |event, _| event::check(event, "reportingComponent"),
     fields: &[
         Selectable::new("involvedObject.kind", "/involvedObject/kind"),
         Selectable::new("involvedObject.namespace", "/involvedObject/namespace"),
@@ -54,11 +60,17 @@ pub static EVENT_VIEW: Strategy = Strategy {
     short_names: &["ev"],
     shape: Shape::Builtin("io.k8s.api.events.v1.Event"),
     durability: |_| Durability::Ephemeral,
+    validate: event::check_new,
     fields: EVENT.fields,
     columns: Columns::Printed(builtin::EVENT),
     view: Some(View {
         of: &EVENT,
-        read: |event| rename(event, "events.k8s.io/v1", RENAMED),
+        read: |event| {
+            if let Some(event) = event.as_object_mut() {
+                event.retain(|name, value| value != "" || !SHOWN_EMPTY.contains(&name.as_str()));
+            }
+            rename(event, "events.k8s.io/v1", RENAMED);
+        },
         write: |event| rename(event, "v1", RENAMED.map(|(kept, shown)| (shown, kept))),
     }),
     ..Strategy::BASE

@@ -61,6 +61,8 @@ pub struct Strategy {
     pub allocate: fn(&mut Value),
     /// What the schema cannot say; with the object as it was, on updates.
     pub validate: fn(&Value, Option<&Value>) -> Vec<FieldError>,
+    /// What to warn of in an object that was taken; with the object as it was, on updates.
+    pub advise: fn(&Value, Option<&Value>) -> Vec<String>,
     /// Field selectors beside `metadata.name` and `metadata.namespace`.
     pub fields: &'static [Selectable],
     pub columns: Columns,
@@ -143,6 +145,8 @@ pub struct Kind {
     defined: OnceLock<Arc<Version>>,
     schema: OnceLock<Arc<Schema>>,
     rules: OnceLock<Option<schema::Rules>>,
+    /// Of the version that objects are stored as, if that is another.
+    stored: OnceLock<Option<Arc<Schema>>>,
     /// Objects that were written before this may lack defaults that the schema has by now.
     since: Revision,
     /// Ends the watches of a row that is no more.
@@ -208,6 +212,7 @@ impl Strategy {
         create: |_| {},
         allocate: |_| {},
         validate: |_, _| vec![],
+        advise: |_, _| vec![],
         fields: &[],
         columns: Columns::NameAndAge,
         view: None,
@@ -264,8 +269,21 @@ impl Strategy {
         all
     }
 
+    /// What a real server's programmers call the kind, which some messages show.
+    pub fn go_type(&self) -> String {
+        match self.group.split('.').next().filter(|_| !self.is_custom()) {
+            Some("") => format!("*core.{}", self.kind),
+            Some(package) => format!("*{package}.{}", self.kind),
+            None => "*unstructured.Unstructured".to_owned(),
+        }
+    }
+
     pub fn verb_names(&self) -> &'static [&'static str] {
         match self.verbs {
+            // In the order in which Kubernetes tells of kinds that are defined.
+            Verbs::All if matches!(self.shape, Shape::Defined(_)) => {
+                &["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"]
+            }
             Verbs::All => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
             Verbs::Ask(_) => &["create"],
         }
@@ -274,8 +292,8 @@ impl Strategy {
 
 impl Kind {
     fn new(strategy: Strategy, since: Revision) -> Self {
-        let (defined, schema, rules) = Default::default();
-        Self { strategy, defined, schema, rules, since, replaced: CancellationToken::new() }
+        let (defined, schema, rules, stored) = Default::default();
+        Self { strategy, defined, schema, rules, stored, since, replaced: CancellationToken::new() }
     }
 
     pub fn resource(&self) -> Resource {
@@ -292,7 +310,7 @@ impl Kind {
     /// The rules in CEL of a client's own kind.
     pub fn rules(&self) -> Option<&schema::Rules> {
         let Shape::Defined(version) = &self.strategy.shape else { return None };
-        self.rules.get_or_init(|| schema::Rules::of(&version.schema, self)).as_ref()
+        self.rules.get_or_init(|| schema::Rules::of(&version.schema)).as_ref()
     }
 
     /// What its definition says; Kubernetes' own kinds have none.
@@ -317,29 +335,28 @@ impl Kind {
         (old || version.several).then(|| Conversion::Version { api_version: self.api_version(), schema: self.schema() })
     }
 
-    /// An object as this row writes it, as it is stored.
-    pub fn to_stored(&self, object: &mut Value) {
+    /// An object as clients of this row write it, as it is worked on.
+    pub fn to_kept(&self, object: &mut Value) {
         if let Some(view) = &self.view {
             (view.write)(object);
-        } else if let Some(version) = self.defined().filter(|version| version.several)
-            && let Some(object) = object.as_object_mut()
-            && object.get("apiVersion").is_some_and(|given| *given == self.api_version())
-        {
+        }
+    }
+
+    /// An object as it was worked on, as it is stored: what the stored version does not name is not kept.
+    pub fn to_stored(&self, object: &mut Value) {
+        let Some(version) = self.defined().filter(|version| version.several) else { return };
+        let stored = self.stored.get_or_init(|| version.stored_schema.as_ref().map(schema::custom));
+        let Some(stored) = stored else { return };
+        if let Some(object) = object.as_object_mut() {
             object.insert("apiVersion".into(), format!("{}/{}", self.group, version.storage).into());
         }
+        schema::prune(object, stored);
+        schema::apply_defaults(object, stored);
     }
 
     /// The `apiVersion` that owners of fields are noted with.
     pub fn owners_api_version(&self) -> String {
         self.stored().api_version()
-    }
-
-    /// The stored objects' `apiVersion`.
-    pub fn stored_api_version(&self) -> String {
-        match self.defined().filter(|version| version.several) {
-            Some(version) => format!("{}/{}", self.group, version.storage),
-            None => self.stored().api_version(),
-        }
     }
 }
 

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 use store::Durability;
 
-use super::workload::{default_pod_spec, validate_pod_spec};
+use super::workload::default_pod_spec;
 use super::{Deletion, Selectable, Shape, Status, Strategy, object_at, set_default};
+use crate::rules::{self, advice};
 use crate::status::FieldError;
 use crate::table::{Columns, builtin};
 
@@ -39,6 +40,8 @@ pub static POD: Strategy = Strategy {
         pod["status"] = json!({"phase": "Pending", "qosClass": class});
     },
     validate,
+    // Pods are changed by controllers, which read no warnings.
+    advise: |pod, old| if old.is_none() { advice::of_pod(pod, "") } else { vec![] },
     fields: &[
         Selectable::new("spec.nodeName", "/spec/nodeName"),
         Selectable::new("spec.restartPolicy", "/spec/restartPolicy"),
@@ -68,7 +71,11 @@ fn quality_of_service(spec: &Value) -> &'static str {
 }
 
 fn validate(pod: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let Some(old) = old else { return validate_pod_spec("spec", &pod["spec"]) };
+    let mut errors = rules::check(&pod["spec"], "spec", rules::SPEC);
+    let Some(old) = old else {
+        errors.extend(padded_images(&pod["spec"]));
+        return errors;
+    };
     // What may change in a running pod: images, tolerations, a deadline, and the node when it has none yet.
     let comparable = |pod: &Value| {
         let mut spec = pod["spec"].clone();
@@ -88,11 +95,27 @@ fn validate(pod: &Value, old: Option<&Value>) -> Vec<FieldError> {
         spec
     };
     if comparable(pod) == comparable(old) {
-        return vec![];
+        return errors;
     }
     let detail = "pod updates may not change fields other than `spec.containers[*].image`,\
                   `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to \
                   existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
                   previously negative)";
-    vec![FieldError::forbidden("spec", detail)]
+    errors.push(FieldError::forbidden("spec", detail));
+    errors
+}
+
+/// A template may have spaces about an image's name, which something fills in; a pod may not.
+fn padded_images(spec: &Value) -> Vec<FieldError> {
+    let mut errors = vec![];
+    for list in ["initContainers", "containers"] {
+        for (i, container) in spec[list].as_array().into_iter().flatten().enumerate() {
+            let image = container["image"].as_str().unwrap_or_default();
+            if image.trim() != image {
+                let why = "must not have leading or trailing whitespace";
+                errors.push(FieldError::invalid(format!("spec.{list}[{i}].image"), image, why));
+            }
+        }
+    }
+    errors
 }

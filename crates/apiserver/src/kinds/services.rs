@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{Selectable, Shape, Status, Strategy, object_at, set_default};
-use crate::handler::{label_faults, label_value_faults, qualified_faults};
-use crate::status::{Fault, FieldError};
+use crate::forms::{label_faults, label_value_faults, port_name_faults, qualified_faults};
+use crate::rules::advice;
+use crate::status::FieldError;
 use crate::table::{Columns, builtin};
 
 pub static SERVICE: Strategy = Strategy {
@@ -19,6 +20,7 @@ pub static SERVICE: Strategy = Strategy {
     allocate,
     create: |service| service["status"] = json!({"loadBalancer": {}}),
     validate,
+    advise: |service, _| advice::of_service(service),
     fields: &[Selectable::new("spec.clusterIP", "/spec/clusterIP"), Selectable::new("spec.type", "/spec/type")],
     columns: Columns::Printed(builtin::SERVICE),
     ..Strategy::BASE
@@ -81,13 +83,14 @@ fn validate(service: &Value, old: Option<&Value>) -> Vec<FieldError> {
     for (i, port) in ports.iter().enumerate() {
         errors.extend(validate_port(&format!("spec.ports[{i}]"), port, ports.len() > 1));
         if ports[..i].iter().any(|before| before["name"] == port["name"] && !port["name"].is_null()) {
-            errors.push(duplicate(format!("spec.ports[{i}].name"), port["name"].clone()));
+            errors.push(FieldError::duplicate(format!("spec.ports[{i}].name"), port["name"].clone()));
         }
         let at = |port: &Value| (port["port"].clone(), port["protocol"].clone());
         if ports[..i].iter().any(|before| at(before) == at(port)) {
-            errors.push(duplicate(format!("spec.ports[{i}]"), port.clone()));
+            errors.push(FieldError::duplicate(format!("spec.ports[{i}]"), port.clone()));
         }
     }
+    errors.extend(validate_status(service));
     let address = |service: &Value| service["spec"]["clusterIPs"].get(0).or(service["spec"].get("clusterIP")).cloned();
     if let Some(was) = old.filter(|old| old["spec"]["type"] != "ExternalName" && !external).and_then(address)
         && spec["clusterIP"] != was
@@ -118,11 +121,18 @@ fn validate_port(path: &str, port: &Value, needs_name: bool) -> Vec<FieldError> 
     if target.is_number() && !fits(target) {
         errors.push(FieldError::invalid(format!("{path}.targetPort"), target.clone(), RANGE));
     }
+    let faults = target.as_str().map(port_name_faults).unwrap_or_default().into_iter();
+    errors.extend(faults.map(|why| FieldError::invalid(format!("{path}.targetPort"), target.clone(), why)));
     errors
 }
 
-fn duplicate(field: String, value: Value) -> FieldError {
-    FieldError { field, fault: Fault::Duplicate(value) }
+/// Addresses are a load balancer's.
+fn validate_status(service: &Value) -> Option<FieldError> {
+    let addresses = service["status"]["loadBalancer"]["ingress"].as_array();
+    let any = addresses.is_some_and(|addresses| !addresses.is_empty());
+    let why = "may only be used when `spec.type` is 'LoadBalancer'";
+    let balances = service["spec"]["type"] == "LoadBalancer";
+    (any && !balances).then(|| FieldError::forbidden("status.loadBalancer.ingress", why))
 }
 
 /// A word of the last member of `path` that is none of those known.

@@ -19,6 +19,8 @@ pub struct Version {
     pub storage: &'static str,
     /// Whether the kind has other versions, so that a stored object may bear another's name.
     pub several: bool,
+    /// Of the version that objects are stored as, if that is another.
+    pub stored_schema: Option<Value>,
 }
 
 /// Where an object keeps what its Scale shows, as JSON pointers.
@@ -50,19 +52,36 @@ impl Version {
         let scale = pointer(&scale["specReplicasPath"])
             .zip(pointer(&scale["statusReplicasPath"]))
             .map(|(spec, status)| ScalePaths { spec, status, selector: pointer(&scale["labelSelectorPath"]) });
-        let warning = || {
-            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            let name = format!("{}/{} {}", text(&spec["group"]), text(&version["name"]), text(&spec["names"]["kind"]));
-            version["deprecationWarning"].as_str().map_or_else(|| format!("{name} is deprecated"), str::to_owned)
-        };
+        let versions = || spec["versions"].as_array().into_iter().flatten();
+        let of_storage = |other: &&Value| other["name"] == storage && other["name"] != version["name"];
         Self {
             schema: version["schema"]["openAPIV3Schema"].clone(),
             columns: version["additionalPrinterColumns"].as_array().cloned().unwrap_or_default(),
             scale,
-            deprecation: (version["deprecated"] == true).then(warning),
+            deprecation: (version["deprecated"] == true).then(|| deprecation(spec, version)),
             storage,
+            stored_schema: versions().find(of_storage).map(|other| other["schema"]["openAPIV3Schema"].clone()),
             several: spec["versions"].as_array().is_some_and(|versions| versions.len() > 1),
         }
+    }
+}
+
+/// What its author says of a deprecated version, or else that there is a newer one.
+fn deprecation(spec: &Value, version: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    if let Some(said) = version["deprecationWarning"].as_str() {
+        return said.to_owned();
+    }
+    let (group, kind) = (text(&spec["group"]), text(&spec["names"]["kind"]));
+    let named = |version: &Value| format!("{group}/{} {kind}", text(&version["name"]));
+    let is_better = |other: &&Value| {
+        other["served"] == true
+            && other["deprecated"] != true
+            && priority(&text(&other["name"])) < priority(&text(&version["name"]))
+    };
+    match spec["versions"].as_array().into_iter().flatten().find(is_better) {
+        Some(other) => format!("{} is deprecated; use {}", named(version), named(other)),
+        None => format!("{} is deprecated", named(version)),
     }
 }
 
@@ -74,6 +93,7 @@ impl Conversion<'_> {
                 if let Some(object) = object.as_object_mut() {
                     object.insert("apiVersion".into(), api_version.as_str().into());
                 }
+                schema::prune(object, schema);
                 schema::apply_defaults(object, schema);
             }
         }

@@ -9,10 +9,13 @@ use serde_json::{Map, Value};
 use super::{Bound, Demands, Form, ListType, Schema, Strategic, format};
 
 const REFERENCE: &str = "#/components/schemas/";
-const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+pub const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
-/// Refers to itself; its objects are only shown, never checked.
+/// A schema, which may have schemas inside: it refers to itself, also by types that are a schema or something else.
 const RECURSIVE: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+const RECURSIVE_OR_OTHER: [&str; 2] = ["OrArray", "OrBool"];
+/// Nothing is known of what is nested deeper, and no definition that is accepted is.
+const DEEPEST: usize = 64;
 
 /// The definitions of Kubernetes' own kinds, as OpenAPI.
 pub fn builtin_definitions() -> Map<String, Value> {
@@ -23,6 +26,18 @@ pub fn builtin_definitions() -> Map<String, Value> {
         .expect("the embedded definitions are a gzip file made by data/extract.py");
     serde_json::from_slice(&text).expect("the embedded definitions are a JSON object")
 }
+
+/// Times that Go has as values: it shows the absent one as null. The documents do not tell them from the others.
+const TIMES: [(&str, &[&str]); 8] = [
+    ("core.v1.ContainerStateRunning", &["startedAt"]),
+    ("core.v1.ContainerStateTerminated", &["startedAt", "finishedAt"]),
+    ("core.v1.Event", &["eventTime", "firstTimestamp", "lastTimestamp"]),
+    ("core.v1.NodeCondition", &["lastHeartbeatTime", "lastTransitionTime"]),
+    ("core.v1.PodCondition", &["lastProbeTime", "lastTransitionTime"]),
+    ("apps.v1.DeploymentCondition", &["lastUpdateTime", "lastTransitionTime"]),
+    ("apps.v1.ReplicaSetCondition", &["lastTransitionTime"]),
+    ("core.v1.NamespaceCondition", &["lastTransitionTime"]),
+];
 
 struct Compiler {
     definitions: Map<String, Value>,
@@ -64,17 +79,44 @@ impl Compiler {
         if let Some(done) = self.done.get(name) {
             return done.clone();
         }
+        if name == RECURSIVE {
+            return self.level(DEEPEST);
+        }
         let compiled = match (name, self.definitions.get(name).cloned()) {
-            (RECURSIVE, _) | (_, None) => Schema { preserve_unknown: true, ..Schema::default() },
+            (_, None) => Schema { preserve_unknown: true, ..Schema::default() },
             (QUANTITY, _) => Schema { form: Form::Quantity, ..Schema::default() },
             (_, Some(definition)) => compile(&definition, false, &mut |name| self.definition(name)),
         };
         // The last two words of `io.k8s.api.core.v1.PodSpec`.
         let words: Vec<&str> = name.rsplitn(3, '.').take(2).collect();
         let go = Some(words.into_iter().rev().collect::<Vec<_>>().join(".").into());
-        let compiled = Schema { go, ..compiled };
+        let times = TIMES.iter().find(|(of, _)| name.strip_prefix("io.k8s.api.").is_some_and(|name| name == *of));
+        let compiled = Schema { go, times: times.map_or(&[], |(_, times)| times), ..compiled };
         let compiled = Arc::new(compiled);
         self.done.insert(name.to_owned(), compiled.clone());
+        compiled
+    }
+
+    /// A schema with so many levels of schemas inside.
+    fn level(&mut self, level: usize) -> Arc<Schema> {
+        let key = format!("{RECURSIVE}/{level}");
+        if let Some(done) = self.done.get(&key) {
+            return done.clone();
+        }
+        let definition = self.definitions.get(RECURSIVE).cloned().filter(|_| level > 0);
+        let compiled = match definition {
+            None => Schema { preserve_unknown: true, ..Schema::default() },
+            Some(definition) => compile(&definition, false, &mut |name| match name.strip_prefix(RECURSIVE) {
+                Some("") => self.level(level - 1),
+                Some(or) if RECURSIVE_OR_OTHER.contains(&or) => {
+                    let inner = self.level(level - 1);
+                    Arc::new(Schema { form: Form::ObjectOrOther, ..over(&inner, Schema::default()) })
+                }
+                _ => self.definition(name),
+            }),
+        };
+        let compiled = Arc::new(Schema { go: Some("v1.JSONSchemaProps".into()), ..compiled });
+        self.done.insert(key, compiled.clone());
         compiled
     }
 }
@@ -118,9 +160,11 @@ fn compile(source: &Value, structural: bool, resolve: &mut dyn FnMut(&str) -> Ar
         strategic: strategic(source),
         default,
         has_defaults,
+        embedded,
         nullable: flag("nullable"),
         go: go_name(source).map(Into::into),
         required: texts(&source["required"]),
+        times: &[],
         demands,
     };
     if embedded {
@@ -142,9 +186,11 @@ fn over(target: &Schema, own: Schema) -> Schema {
         strategic: own.strategic,
         has_defaults: target.has_defaults || own.default.is_some(),
         default: own.default,
+        embedded: target.embedded,
         nullable: false,
         go: target.go.clone(),
         required: target.required.clone(),
+        times: target.times,
         demands: None,
     }
 }

@@ -31,6 +31,44 @@ pub fn is_of(format: &str, text: &str) -> bool {
     }
 }
 
+/// Of texts, without the hyphens that some have.
+const KNOWN: [&str; 24] = [
+    "bsonobjectid",
+    "uri",
+    "email",
+    "hostname",
+    "ipv4",
+    "ipv6",
+    "cidr",
+    "mac",
+    "uuid",
+    "uuid3",
+    "uuid4",
+    "uuid5",
+    "isbn",
+    "isbn10",
+    "isbn13",
+    "creditcard",
+    "ssn",
+    "hexcolor",
+    "rgbcolor",
+    "byte",
+    "password",
+    "date",
+    "duration",
+    "datetime",
+];
+
+/// Whether values of the type have such a format.
+pub fn is_known(form: &str, format: &str) -> bool {
+    match form {
+        "" | "string" => KNOWN.contains(&format.replace('-', "").as_str()),
+        "integer" => matches!(format, "int32" | "int64"),
+        "number" => matches!(format, "float" | "double"),
+        _ => false,
+    }
+}
+
 /// Go's kind of pattern: classes such as `\d` are about ASCII.
 pub fn pattern(text: &str) -> Result<Regex, String> {
     const MOST: usize = 1 << 20;

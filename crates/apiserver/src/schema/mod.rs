@@ -3,12 +3,12 @@
 //! They come from two places and look the same here: the definitions of Kubernetes' own kinds (a data file made by
 //! `data/extract.py`) and the CustomResourceDefinitions that our types derive.
 
+mod applied;
+mod cel;
 mod compile;
-mod cost;
 mod defaults;
 mod format;
 mod prune;
-mod rules;
 mod strict;
 mod typed;
 mod validate;
@@ -18,14 +18,15 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-pub use compile::{builtin, builtin_definitions, custom, value};
+pub use applied::apply_faults;
+pub use cel::{Rules, check as check_rules};
+pub use compile::{OBJECT_META, builtin, builtin_definitions, custom, value};
 pub use defaults::{apply_defaults, drop_nulls};
-pub use format::pattern;
+pub use format::{is_known as is_format, pattern};
 pub use prune::prune;
-pub use rules::{Rules, check as check_rules};
 pub use strict::{duplicate_fields, unknown_fields};
 pub use typed::{empty, misfit, settle};
-pub use validate::validate;
+pub use validate::{duplicates, embedded, validate};
 
 /// One node. `Default` is a node that nothing is known about: anything goes, and its own lists are atomic.
 #[derive(Debug, Default)]
@@ -43,12 +44,16 @@ pub struct Schema {
     pub default: Option<Value>,
     /// Whether there is a default here or below.
     pub has_defaults: bool,
+    /// An object of the API inside another.
+    pub embedded: bool,
     /// Null is a value here, and kept.
     pub nullable: bool,
     /// Of Kubernetes' own kinds: the type in Go, where it has a name.
     pub go: Option<Box<str>>,
     /// Members that Go shows even when they are empty.
     pub required: Vec<Box<str>>,
+    /// Members that Go shows as null when they are absent.
+    pub times: &'static [&'static str],
     pub demands: Option<Box<Demands>>,
 }
 
@@ -57,6 +62,8 @@ pub enum Form {
     #[default]
     Any,
     Object,
+    /// An object of these properties, or something else than an object, of which nothing is known.
+    ObjectOrOther,
     Array,
     String,
     Integer,
@@ -125,11 +132,51 @@ impl Schema {
     }
 }
 
-/// The value at a path as errors write it, such as `spec.list[2].name`.
-pub fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
-    let parts = path.split(['.', '[']).filter(|part| !part.is_empty());
-    parts.map(|part| part.trim_end_matches(']')).try_fold(value, |value, part| match value {
-        Value::Array(items) => items.get(part.parse::<usize>().ok()?),
-        value => value.get(part),
-    })
+/// Whether what a path, as errors write it, leads to is as it was: it or what it is in. Items of a list are found again
+/// where they are told apart by keys.
+pub fn is_unchanged(new: &Value, old: &Value, schema: &Schema, path: &str) -> bool {
+    let any = Schema::default();
+    let (mut new, mut old, mut schema) = (new, old, schema);
+    for part in parts(path) {
+        if is_same(new, old, schema) {
+            return true;
+        }
+        let below = match new {
+            Value::Array(items) => {
+                let item = part.parse::<usize>().ok().and_then(|i| items.get(i));
+                item.and_then(|item| Some((item, cel::counterpart(item, old, schema)?, schema.items.as_deref())))
+            }
+            _ if schema.atomic_map => None,
+            new => new.get(part).zip(old.get(part)).map(|(new, old)| (new, old, schema.member(part))),
+        };
+        let Some((is, was, of)) = below else { return false };
+        (new, old, schema) = (is, was, of.unwrap_or(&any));
+    }
+    is_same(new, old, schema)
+}
+
+/// Whether two values are the same, whatever the order of items that are told apart by keys.
+fn is_same(new: &Value, old: &Value, schema: &Schema) -> bool {
+    let any = Schema::default();
+    match (new, old) {
+        (Value::Object(is), Value::Object(was)) => {
+            let same = |(name, value): (&String, &Value)| {
+                was.get(name).is_some_and(|old| is_same(value, old, schema.member(name).unwrap_or(&any)))
+            };
+            is.len() == was.len() && is.iter().all(same)
+        }
+        (Value::Array(is), Value::Array(was)) if is.len() == was.len() => {
+            let item = schema.items.as_deref().unwrap_or(&any);
+            let keyed = matches!(schema.list, ListType::Map(_));
+            is.iter().zip(was).all(|(new, at)| {
+                let old = if keyed { cel::counterpart(new, old, schema) } else { Some(at) };
+                old.is_some_and(|old| is_same(new, old, item))
+            })
+        }
+        _ => new == old,
+    }
+}
+
+fn parts(path: &str) -> impl Iterator<Item = &str> {
+    path.split(['.', '[']).filter(|part| !part.is_empty()).map(|part| part.trim_end_matches(']'))
 }

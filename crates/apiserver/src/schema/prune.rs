@@ -4,10 +4,8 @@ use serde_json::{Map, Value};
 
 use super::{Form, Schema};
 
-/// Takes out every member that the schema does not know, and the nulls that mean nothing.
-///
-/// In metadata, nulls are absent as typed decoding has it. Elsewhere null is a value where the schema is nullable, asks for
-/// the default where there is one, and is otherwise left for validation to complain about.
+/// Takes out every member that the schema does not know, and the nulls that mean nothing: in metadata all of them, as typed
+/// decoding has it, and elsewhere those of members that may not be null. Whole numbers are written as such.
 pub fn prune(value: &mut Value, schema: &Schema) {
     match value {
         Value::Object(object) => prune_object(object, schema),
@@ -16,13 +14,19 @@ pub fn prune(value: &mut Value, schema: &Schema) {
                 items.iter_mut().for_each(|value| prune(value, item));
             }
         }
+        Value::Number(number) => {
+            if let Some(whole) = number.as_f64().filter(|float| number.is_f64() && float.fract() == 0.0) {
+                const EXACT: f64 = (1u64 << 53) as f64;
+                *value = if whole.abs() < EXACT { (whole as i64).into() } else { value.take() };
+            }
+        }
         _ => {}
     }
 }
 
 fn prune_object(object: &mut Map<String, Value>, schema: &Schema) {
     object.retain(|name, value| match schema.member(name) {
-        Some(member) => !(value.is_null() && !member.nullable && member.default.is_some()),
+        Some(member) => !value.is_null() || member.nullable || member.form == Form::Any,
         None => schema.preserve_unknown || schema.form == Form::Any,
     });
     for (name, value) in object.iter_mut() {
@@ -58,7 +62,7 @@ mod tests {
         }}));
         for (given, want) in [
             (json!({"b": 1, "a": "x"}), json!({"a": "x"})),
-            (json!({"a": null, "n": null, "plain": null}), json!({"n": null, "plain": null})),
+            (json!({"a": null, "n": null, "plain": null}), json!({"n": null})),
             (json!({"free": {"y": 1, "in": {"x": "1", "y": 1}}}), json!({"free": {"y": 1, "in": {"x": "1"}}})),
             (json!({"map": {"k": {"x": "1", "y": 1}}}), json!({"map": {"k": {"x": "1"}}})),
             (json!({"list": [{"x": "1", "y": 1}]}), json!({"list": [{"x": "1"}]})),

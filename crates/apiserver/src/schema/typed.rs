@@ -8,8 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use super::{Form, Schema};
+use crate::quantity::Quantity;
 
-/// Leaves out empty lists and maps that Go leaves out, and puts in the structs that it always shows.
+/// Leaves out empty lists and maps that Go leaves out, puts in what it always shows, and writes quantities as it does.
 pub fn settle(value: &mut Value, schema: &Schema) {
     match value {
         Value::Object(object) => {
@@ -17,6 +18,15 @@ pub fn settle(value: &mut Value, schema: &Schema) {
                 if !object.contains_key(&**name) {
                     object.insert(name.to_string(), Value::Object(Map::new()));
                 }
+            }
+            for name in &schema.required {
+                let is_truth = schema.properties.get(name).is_some_and(|member| member.form == Form::Boolean);
+                if is_truth && !object.contains_key(&**name) {
+                    object.insert(name.to_string(), false.into());
+                }
+            }
+            for name in schema.times {
+                object.entry(*name).or_insert(Value::Null);
             }
             object.retain(|name, value| {
                 schema.properties.get(&**name).is_none_or(|member| {
@@ -39,6 +49,16 @@ pub fn settle(value: &mut Value, schema: &Schema) {
                 items.iter_mut().for_each(|value| settle(value, item));
             }
         }
+        Value::String(text) if schema.form == Form::Quantity => {
+            if let Some(quantity) = Quantity::parse(text) {
+                *text = quantity.text();
+            }
+        }
+        Value::Number(number) if schema.form == Form::Quantity => {
+            if let Some(quantity) = Quantity::parse(&number.to_string()) {
+                *value = quantity.text().into();
+            }
+        }
         _ => {}
     }
 }
@@ -53,7 +73,8 @@ pub fn empty(schema: &Schema) -> Value {
             _ => None,
         }
     });
-    Value::Object(members.collect())
+    let times = schema.times.iter().map(|name| ((*name).to_owned(), Value::Null));
+    Value::Object(members.chain(times).collect())
 }
 
 fn is_struct(schema: &Schema) -> bool {
@@ -75,7 +96,8 @@ impl<'a> Decoder<'a> {
     fn misfit(&mut self, value: &'a Value, schema: &'a Schema) -> Option<String> {
         match (schema.form, value) {
             (_, Value::Null) | (Form::Any, _) => None,
-            (Form::Object, Value::Object(object)) => object.iter().find_map(|(name, value)| {
+            (Form::ObjectOrOther, other) if !other.is_object() => None,
+            (Form::Object | Form::ObjectOrOther, Value::Object(object)) => object.iter().find_map(|(name, value)| {
                 let Some(field) = schema.properties.get(&**name) else {
                     return schema.additional.as_ref().and_then(|schema| self.misfit(value, schema));
                 };
@@ -144,14 +166,26 @@ fn fits(number: &serde_json::Number, schema: &Schema) -> bool {
     number.as_i64().is_some_and(|number| !narrow || i32::try_from(number).is_ok())
 }
 
+const MICRO: &str = "2006-01-02T15:04:05.000000Z07:00";
+/// The length of a time up to its seconds.
+const WHOLE_SECONDS: usize = 19;
+
+/// Exactly six digits of a fraction, as Go wants them.
+fn has_microseconds(rest: &str) -> bool {
+    let digits = rest.strip_prefix('.').map_or(0, |rest| rest.bytes().take_while(u8::is_ascii_digit).count());
+    digits == 6
+}
+
 /// Times, and bytes in base64.
 fn of_text(text: &str, schema: &Schema) -> Option<String> {
     match schema.go.as_deref() {
         Some("v1.Time") if text.parse::<jiff::Timestamp>().is_err() => {
             Some(bad_time(text, "2006-01-02T15:04:05Z07:00"))
         }
-        Some("v1.MicroTime") if text.parse::<jiff::Timestamp>().is_err() => {
-            Some(bad_time(text, "2006-01-02T15:04:05.000000Z07:00"))
+        Some("v1.MicroTime") if text.parse::<jiff::Timestamp>().is_err() => Some(bad_time(text, MICRO)),
+        Some("v1.MicroTime") => {
+            let rest = text.get(WHOLE_SECONDS..).filter(|rest| !has_microseconds(rest))?;
+            Some(format!("parsing time {text:?} as {MICRO:?}: cannot parse {rest:?} as \".000000\""))
         }
         Some("[]uint8") => {
             let at = match STANDARD.decode(text).err()? {

@@ -5,6 +5,7 @@
 //! answered, so its kind is served at once. Our own types' definitions are objects too, but nobody may change them.
 
 mod names;
+mod properties;
 mod settle;
 mod structural;
 mod validate;
@@ -12,8 +13,11 @@ mod validate;
 use serde_json::{Value, json};
 
 use super::{Deletion, ROWS, Shape, Status, Strategy, object_at, set_default};
+use crate::rules::advice;
 use crate::table::{Columns, builtin};
 pub use settle::{Known, set as set_condition, settle};
+
+const SCHEMA: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition";
 
 pub static DEFINITION: Strategy = Strategy {
     group: "apiextensions.k8s.io",
@@ -26,15 +30,16 @@ pub static DEFINITION: Strategy = Strategy {
     status: Some(Status::Separate),
     generation: true,
     deletion: Deletion::Definition,
-    shape: Shape::Builtin("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition"),
+    shape: Shape::Builtin(SCHEMA),
     default,
     create: |definition| {
-        let stored = storage(&definition["spec"]).unwrap_or_default().to_owned();
+        let stored: Vec<String> = storage(&definition["spec"]).map(str::to_owned).into_iter().collect();
         definition["status"] = json!({
-            "acceptedNames": {"kind": "", "plural": ""}, "conditions": [], "storedVersions": [stored],
+            "acceptedNames": {"kind": "", "plural": ""}, "conditions": null, "storedVersions": stored,
         });
     },
     validate: validate::validate,
+    advise: advice::of_formats,
     columns: Columns::Printed(builtin::DEFINITION),
     ..Strategy::BASE
 };
@@ -49,6 +54,8 @@ fn own_of(row: &Strategy) -> Option<Value> {
     let mut definition = serde_json::to_value(definition()).ok()?;
     crate::schema::drop_nulls(&mut definition["spec"]);
     default(&mut definition);
+    // As it comes back from being stored.
+    crate::schema::settle(&mut definition, &crate::schema::builtin(SCHEMA));
     Some(definition)
 }
 
@@ -63,6 +70,13 @@ fn own_row(name: &str) -> Option<&'static Strategy> {
 }
 
 fn default(definition: &mut Value) {
+    let stored = storage(&definition["spec"]).map(Value::from);
+    if let (Some(stored), Some(status)) = (stored, definition.get_mut("status").and_then(Value::as_object_mut)) {
+        let all = status.entry("storedVersions").or_insert_with(|| json!([]));
+        if let Some(all) = all.as_array_mut().filter(|all| !all.contains(&stored)) {
+            all.push(stored);
+        }
+    }
     let Some(spec) = object_at(definition, "spec") else { return };
     set_default(spec, "conversion", json!({"strategy": "None"}));
     if let Some(names) = spec.get_mut("names").and_then(Value::as_object_mut) {

@@ -61,7 +61,7 @@ impl Taken {
         self.kinds.extend([names.kind.clone(), names.list_kind.clone()]);
     }
 
-    /// What of the wanted names is free; what is not stays as it was `before`. With the first conflict, as reason and
+    /// What of the wanted names is free; what is not stays as it was `before`. With the last conflict, as reason and
     /// message of a condition.
     pub fn accept(&self, wanted: &Names, before: &Names) -> (Names, Option<(&'static str, String)>) {
         let mut accepted = before.clone();
@@ -69,7 +69,7 @@ impl Taken {
         let mut check = |name: &str, taken: &[String], reason: &'static str| {
             let free = !taken.iter().any(|taken| taken == name);
             if !free {
-                conflict.get_or_insert((reason, format!("{name:?} is already in use")));
+                conflict = Some((reason, format!("{name:?} is already in use")));
             }
             free
         };

@@ -10,6 +10,7 @@ use store::Revision;
 use super::names::{Names, Taken};
 use super::{is_own, storage};
 use crate::kinds::{Kind, Kinds, ROWS, Shape, Status, Strategy, Version, names as kept};
+use crate::rules::advice;
 use crate::table::Columns;
 
 /// A stored definition, with the rows that it became when it was last looked at.
@@ -61,7 +62,7 @@ impl Known {
 }
 
 /// Whether the kind is served: its names were accepted once. Until its last object is gone it stays.
-fn served(definition: &Value) -> bool {
+pub(super) fn served(definition: &Value) -> bool {
     condition(definition, "Established").is_some_and(|condition| condition["status"] == "True")
 }
 
@@ -196,6 +197,7 @@ fn row(definition: &Value, version: &Value) -> Option<Strategy> {
         fields: kept::fields(fields.iter().map(|(name, pointer)| (name.as_str(), pointer.as_str())))?,
         shape: Shape::Defined(Arc::new(shape)),
         columns: Columns::OfDefinition,
+        advise: advice::of_finalizers,
         ..Strategy::BASE
     })
 }
@@ -252,7 +254,7 @@ mod tests {
         assert_eq!(of("2", "NamesAccepted"), owned("True", "NoConflicts"), "it has the name already");
         assert_eq!(of("0", "NamesAccepted"), owned("False", "ShortNamesConflict"));
         assert_eq!(of("0", "Established"), owned("False", "NotAccepted"));
-        assert_eq!(of("1", "NamesAccepted"), owned("False", "SingularConflict"));
+        assert_eq!(of("1", "NamesAccepted"), owned("False", "ListKindConflict"));
         let served: Vec<_> = ["widgets", "gadgets", "others"]
             .into_iter()
             .filter(|plural| settled.kinds.find("a.example", "v1", plural).is_some())

@@ -1,53 +1,53 @@
-//! What a definition must be, in Kubernetes' words.
-
-use std::collections::HashSet;
+//! What a definition must be, in Kubernetes' words. All faults are told; their order means nothing.
 
 use serde_json::Value;
 
-use super::structural;
+use super::{properties, structural};
+use crate::forms::{label_1035_faults, subdomain_faults};
 use crate::schema;
-use crate::status::FieldError;
-use crate::table::Path;
+use crate::status::{Fault, FieldError};
 
-const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an \
-                          alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', \
-                          regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
+const COLUMN_FORMATS: [&str; 8] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
+const MOST_SELECTABLE: usize = 8;
+const LONGEST_WARNING: usize = 256;
 
 pub fn validate(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let (name, spec) = (definition["metadata"]["name"].as_str().unwrap_or_default(), &definition["spec"]);
-    let mut errors = vec![];
     if super::is_own(name) {
-        errors.extend(unchanged(name, spec));
-        return errors;
+        return unchanged(name, spec).into_iter().collect();
     }
-    let text = |name: &str| spec["names"][name].as_str().unwrap_or_default();
-    let group = spec["group"].as_str().unwrap_or_default();
-    if name != format!("{}.{group}", text("plural")) {
+    let mut errors = identity(spec);
+    let wanted = format!("{}.{}", text(&spec["names"]["plural"]), text(&spec["group"]));
+    if old.is_none() && !name.is_empty() && name != wanted {
         errors.push(FieldError::invalid("metadata.name", name, "must be spec.names.plural+\".\"+spec.group"));
     }
-    if group.is_empty() {
-        errors.push(FieldError::required("spec.group", ""));
-    } else if !group.contains('.') {
-        errors.push(FieldError::invalid("spec.group", group, "should be a domain with at least one dot"));
-    }
-    match spec["scope"].as_str() {
-        None | Some("") => errors.push(FieldError::required("spec.scope", "")),
-        Some("Namespaced" | "Cluster") => {}
-        Some(other) => errors.push(FieldError::not_supported("spec.scope", other, &["Cluster", "Namespaced"])),
-    }
-    if spec["preserveUnknownFields"] == true {
-        let detail = "must be false in order to use defaults in the schema";
-        errors.push(FieldError::invalid("spec.preserveUnknownFields", true, detail));
-    }
+    errors.extend(approval(definition));
     errors.extend(names(&spec["names"]));
-    if let Some(strategy) = spec["conversion"]["strategy"].as_str().filter(|strategy| *strategy != "None") {
-        errors.push(FieldError::not_supported("spec.conversion.strategy", strategy, &["None"]));
+    let conversion = &spec["conversion"];
+    match conversion["strategy"].as_str().unwrap_or_default() {
+        "" => errors.push(FieldError::required("spec.conversion.strategy", "")),
+        "None" => {}
+        // Nothing here calls a webhook; a definition that needs one is refused rather than served wrongly.
+        strategy => errors.push(FieldError::not_supported("spec.conversion.strategy", strategy, &["None"])),
+    }
+    if conversion["strategy"] == "None" && conversion["webhook"].is_object() {
+        let webhook = &conversion["webhook"];
+        for (field, given) in [
+            ("webhookClientConfig", &webhook["clientConfig"]),
+            ("conversionReviewVersions", &webhook["conversionReviewVersions"]),
+        ] {
+            if !given.is_null() {
+                let detail = "should not be set when strategy is not set to Webhook";
+                errors.push(FieldError::forbidden(format!("spec.conversion.{field}"), detail));
+            }
+        }
     }
     errors.extend(versions(spec));
     if let Some(old) = old {
         errors.extend(changes(definition, old));
     }
+    errors.extend(stored(definition));
     errors
 }
 
@@ -58,75 +58,119 @@ fn unchanged(name: &str, spec: &Value) -> Option<FieldError> {
     (own["spec"] != *spec).then(|| FieldError::forbidden("spec", detail))
 }
 
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// Groups of the Kubernetes project itself are not for everybody.
+fn approval(definition: &Value) -> Option<FieldError> {
+    const ANNOTATION: &str = "api-approved.kubernetes.io";
+    let group = text(&definition["spec"]["group"]);
+    let is_of = |domain: &str| group.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    let approved = !text(&definition["metadata"]["annotations"][ANNOTATION]).is_empty();
+    let detail = format!(
+        "protected groups must have approval annotation {ANNOTATION:?}, see \
+         https://github.com/kubernetes/enhancements/pull/1111"
+    );
+    let field = format!("metadata.annotations[{ANNOTATION}]");
+    ((is_of("k8s.io") || is_of("kubernetes.io")) && !approved).then(|| FieldError::required(field, &detail))
+}
+
+/// The group and the scope.
+fn identity(spec: &Value) -> Vec<FieldError> {
+    let mut errors = vec![];
+    let group = text(&spec["group"]);
+    let faults = subdomain_faults(group);
+    if group.is_empty() {
+        errors.push(FieldError::required("spec.group", ""));
+    } else if !faults.is_empty() {
+        errors.push(FieldError::invalid("spec.group", group, faults.join(",")));
+    } else if !group.contains('.') {
+        errors.push(FieldError::invalid("spec.group", group, "should be a domain with at least one dot"));
+    }
+    match spec["scope"].as_str() {
+        None | Some("") => errors.push(FieldError::required("spec.scope", "")),
+        Some("Namespaced" | "Cluster") => {}
+        Some(other) => errors.push(FieldError::not_supported("spec.scope", other, &["Cluster", "Namespaced"])),
+    }
+    if spec["preserveUnknownFields"] == true {
+        let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema \
+                      instead";
+        errors.push(FieldError::invalid("spec.preserveUnknownFields", true, detail));
+    }
+    errors
+}
+
 fn names(names: &Value) -> Vec<FieldError> {
     let mut errors = vec![];
     for field in ["plural", "singular", "kind", "listKind"] {
-        let at = format!("spec.names.{field}");
-        match names[field].as_str().unwrap_or_default() {
-            "" => errors.push(FieldError::required(at, "")),
-            // Kinds are labels but for their capitals.
-            name => {
-                let label = if field.ends_with("ind") { name.to_ascii_lowercase() } else { name.to_owned() };
-                if !is_label(&label) {
-                    errors.push(FieldError::invalid(at, name, LABEL_1035));
-                }
-            }
+        let (at, name) = (format!("spec.names.{field}"), names[field].as_str().unwrap_or_default());
+        // Kinds are labels but for their capitals.
+        let is_kind = field.ends_with("ind");
+        let faults = label_1035_faults(&if is_kind { name.to_ascii_lowercase() } else { name.to_owned() }).join(",");
+        let before = if is_kind { "may have mixed case, but should otherwise match: " } else { "" };
+        if name.is_empty() {
+            errors.push(FieldError::required(at, ""));
+        } else if !faults.is_empty() {
+            errors.push(FieldError::invalid(at, name, format!("{before}{faults}")));
         }
     }
     for field in ["shortNames", "categories"] {
         for (i, name) in names[field].as_array().into_iter().flatten().enumerate() {
-            if !name.as_str().is_some_and(is_label) {
-                errors.push(FieldError::invalid(format!("spec.names.{field}[{i}]"), name.clone(), LABEL_1035));
+            let faults = label_1035_faults(name.as_str().unwrap_or_default());
+            if !faults.is_empty() {
+                errors.push(FieldError::invalid(format!("spec.names.{field}[{i}]"), name.clone(), faults.join(",")));
             }
         }
     }
-    if names["kind"] == names["listKind"] && !names["kind"].is_null() {
+    if names["kind"] == names["listKind"] && names["kind"].as_str().is_some_and(|kind| !kind.is_empty()) {
         let detail = "kind and listKind may not be the same";
         errors.push(FieldError::invalid("spec.names.listKind", names["listKind"].clone(), detail));
     }
     errors
 }
 
-fn is_label(name: &str) -> bool {
-    (1..=63).contains(&name.len())
-        && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && !name.ends_with('-')
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
-}
-
 fn versions(spec: &Value) -> Vec<FieldError> {
     let versions: &[Value] = spec["versions"].as_array().map_or(&[], Vec::as_slice);
+    // What all versions say alike is told as said once, beside them, under its former name.
+    let shared = |field: &str| versions.iter().all(|version| version[field] == versions[0][field]);
+    let place = |i: usize, field: &str, shared_name: &str| match shared(field) {
+        true => format!("spec.{shared_name}"),
+        false => format!("spec.versions[{i}].{field}"),
+    };
     let mut errors = vec![];
-    let mut seen = HashSet::new();
+    let says_once = |field: &str, i: usize| !(shared(field) && i > 0);
     for (i, version) in versions.iter().enumerate() {
-        let at = format!("spec.versions[{i}]");
         let name = version["name"].as_str().unwrap_or_default();
-        if !is_label(name) {
-            errors.push(FieldError::invalid(format!("{at}.name"), name, LABEL_1035));
+        let faults = label_1035_faults(name);
+        if !faults.is_empty() {
+            errors.push(FieldError::invalid(format!("spec.versions[{i}].name"), name, faults.join(",")));
+            if i == 0 {
+                errors.push(FieldError::invalid("spec.version", name, faults.join(",")));
+            }
         }
-        if !seen.insert(name) {
-            errors.push(FieldError::invalid(format!("{at}.name"), name, "must contain unique version names"));
+        errors.extend(deprecation(version, &format!("spec.versions[{i}].deprecationWarning")));
+        if says_once("additionalPrinterColumns", i) {
+            errors.extend(columns(version, &place(i, "additionalPrinterColumns", "additionalPrinterColumns")));
         }
-        let warning = &version["deprecationWarning"];
-        if !warning.is_null() && version["deprecated"] != true {
-            let detail = "can only be set for deprecated versions";
-            errors.push(FieldError::invalid(format!("{at}.deprecationWarning"), warning.clone(), detail));
+        if says_once("subresources", i) {
+            errors.extend(scale(version, &place(i, "subresources", "subresources")));
         }
-        errors.extend(columns(version, &at));
-        errors.extend(scale(version, &at));
-        errors.extend(selectable(version, &at));
-        let schema = &version["schema"]["openAPIV3Schema"];
-        let at = format!("{at}.schema.openAPIV3Schema");
-        if !schema.is_object() {
-            errors.push(FieldError::required(at, "schemas are required"));
-            continue;
+        if says_once("selectableFields", i) {
+            errors.extend(selectable(version, &place(i, "selectableFields", "selectableFields")));
         }
-        let structure = structural::check(schema, &at);
-        // What is not structural has no meaning that a rule could be about.
-        if structure.is_empty() {
-            errors.extend(schema::check_rules(schema, &at));
+        let structure = &version["schema"]["openAPIV3Schema"];
+        if !structure.is_object() {
+            errors.push(FieldError::required(format!("spec.versions[{i}].schema.openAPIV3Schema"), ""));
+        } else if says_once("schema", i) {
+            let at = place(i, "schema", "validation") + ".openAPIV3Schema";
+            errors.extend(check_schema(structure, &at, version["subresources"]["status"].is_object()));
         }
-        errors.extend(structure);
+    }
+    let names: Vec<&Value> = versions.iter().map(|version| &version["name"]).collect();
+    if (1..names.len()).any(|i| names[..i].contains(&names[i])) {
+        let detail = "must contain unique version names";
+        errors.push(FieldError::invalid("spec.versions", spec["versions"].clone(), detail));
     }
     if versions.iter().filter(|version| version["storage"] == true).count() != 1 {
         let detail = "must have exactly one version marked as storage version";
@@ -135,34 +179,68 @@ fn versions(spec: &Value) -> Vec<FieldError> {
     errors
 }
 
+fn check_schema(structure: &Value, at: &str, status: bool) -> Vec<FieldError> {
+    let mut errors = properties::check(structure, at, status);
+    if !properties::is_foreign(structure) {
+        errors.extend(structural::check(structure, at));
+    }
+    // What makes no sense has no meaning that a rule could be about.
+    if errors.is_empty() {
+        errors.extend(schema::check_rules(structure, at));
+    }
+    errors
+}
+
+fn deprecation(version: &Value, at: &str) -> Vec<FieldError> {
+    let Some(warning) = version["deprecationWarning"].as_str() else { return vec![] };
+    let unprintable = warning.char_indices().find(|(_, c)| c.is_control());
+    let faults = match version["deprecated"] == true {
+        false => vec!["can only be set for deprecated versions".to_owned()],
+        true => [
+            (warning.len() > LONGEST_WARNING).then(|| "must be <= 256 characters long".to_owned()),
+            warning.is_empty().then(|| "must not be an empty string".to_owned()),
+            unprintable.map(|(i, _)| {
+                format!("must only contain printable UTF-8 characters; non-printable character found at index {i}")
+            }),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
+    };
+    faults.into_iter().map(|why| FieldError::invalid(at, warning, why)).collect()
+}
+
 fn columns(version: &Value, at: &str) -> Vec<FieldError> {
     let mut errors = vec![];
     for (i, column) in version["additionalPrinterColumns"].as_array().into_iter().flatten().enumerate() {
-        let at = format!("{at}.additionalPrinterColumns[{i}]");
+        let at = format!("{at}[{i}]");
         let text = |name: &str| column[name].as_str().unwrap_or_default();
         if text("name").is_empty() {
             errors.push(FieldError::required(format!("{at}.name"), ""));
         }
+        let known = format!("must be one of {}", COLUMN_TYPES.join(","));
         match text("type") {
-            "" => {
-                let detail = format!("must be one of {}", COLUMN_TYPES.join(","));
-                errors.push(FieldError::required(format!("{at}.type"), &detail));
-            }
+            "" => errors.push(FieldError::required(format!("{at}.type"), &known)),
             form if !COLUMN_TYPES.contains(&form) => {
-                let detail = format!("must be one of {}", COLUMN_TYPES.join(","));
-                errors.push(FieldError::invalid(format!("{at}.type"), form, detail));
+                errors.push(FieldError::invalid(format!("{at}.type"), form, known));
             }
             _ => {}
         }
+        let format = text("format");
+        if !format.is_empty() && !COLUMN_FORMATS.contains(&format) {
+            let detail = format!("must be one of {}", COLUMN_FORMATS.join(","));
+            errors.push(FieldError::invalid(format!("{at}.format"), format, detail));
+        }
         match text("jsonPath") {
-            "" => errors.push(FieldError::required(format!("{at}.jsonPath"), "")),
-            path if Path::parse(path).is_none() => {
-                errors.push(FieldError::invalid(format!("{at}.jsonPath"), path, "is an invalid JSON path"));
-            }
-            _ => {}
+            "" => errors.push(FieldError::required(format!("{at}.JSONPath"), "")),
+            path => errors.extend(simple_path(path, format!("{at}.JSONPath"))),
         }
     }
     errors
+}
+
+fn simple_path(path: &str, at: String) -> Option<FieldError> {
+    (!path.starts_with('.')).then(|| FieldError::invalid(at, path, "must be a simple json path starting with ."))
 }
 
 fn scale(version: &Value, at: &str) -> Vec<FieldError> {
@@ -171,18 +249,18 @@ fn scale(version: &Value, at: &str) -> Vec<FieldError> {
         return vec![];
     }
     let mut errors = vec![];
-    for (field, roots, required) in [
-        ("specReplicasPath", &[".spec."] as &[&str], true),
-        ("statusReplicasPath", &[".status."], true),
-        ("labelSelectorPath", &[".spec.", ".status."], false),
+    for (field, roots, where_to, required) in [
+        ("specReplicasPath", &[".spec."] as &[&str], ".spec", true),
+        ("statusReplicasPath", &[".status."], ".status", true),
+        ("labelSelectorPath", &[".spec.", ".status."], "either .spec or .status", false),
     ] {
-        let at = format!("{at}.subresources.scale.{field}");
+        let at = format!("{at}.scale.{field}");
         match scale[field].as_str().unwrap_or_default() {
             "" if required => errors.push(FieldError::required(at, "")),
             "" => {}
-            path if path.contains('[') || !roots.iter().any(|root| path.starts_with(root)) => {
-                let roots = roots.iter().map(|root| root.trim_end_matches('.')).collect::<Vec<_>>().join(" or ");
-                errors.push(FieldError::invalid(at, path, format!("should be a json path under {roots}")));
+            path if !path.starts_with('.') => errors.extend(simple_path(path, at)),
+            path if !roots.iter().any(|root| path.starts_with(root)) => {
+                errors.push(FieldError::invalid(at, path, format!("should be a json path under {where_to}")));
             }
             _ => {}
         }
@@ -191,51 +269,80 @@ fn scale(version: &Value, at: &str) -> Vec<FieldError> {
 }
 
 fn selectable(version: &Value, at: &str) -> Vec<FieldError> {
-    const MOST: usize = 8;
-    let fields = version["selectableFields"].as_array().map_or(&[] as &[Value], Vec::as_slice);
+    let structure = &version["schema"]["openAPIV3Schema"];
     let mut errors = vec![];
-    if fields.len() > MOST {
-        let fault = crate::status::Fault::TooMany { is: fields.len(), most: MOST };
-        errors.push(FieldError { field: format!("{at}.selectableFields"), fault });
-    }
-    for (i, field) in fields.iter().enumerate() {
-        let at = format!("{at}.selectableFields[{i}].jsonPath");
+    let mut seen: Vec<&str> = vec![];
+    for (i, field) in version["selectableFields"].as_array().into_iter().flatten().enumerate() {
+        let at = format!("{at}[{i}].jsonPath");
         let path = field["jsonPath"].as_str().unwrap_or_default();
         if path.is_empty() {
             errors.push(FieldError::required(at, ""));
-        } else if !path.starts_with('.') || path.contains('[') || path.starts_with(".metadata") {
-            errors.push(FieldError::invalid(at, path, "must be a simple path of a field outside metadata"));
-        } else if !structural::is_simple(&version["schema"]["openAPIV3Schema"], path) {
-            let detail = "must refer to a string, boolean or integer field of the schema";
-            errors.push(FieldError::invalid(at, path, detail));
+            continue;
+        }
+        let found = match properties::find(structure, path, false) {
+            Ok(found) => found,
+            Err(why) => {
+                errors.push(FieldError::invalid(at, path, format!("is an invalid path: {why}")));
+                continue;
+            }
+        };
+        if path == ".metadata" || path.starts_with(".metadata.") {
+            errors.push(FieldError::invalid(at.clone(), path, "must not point to fields in metadata"));
+        }
+        if !["string", "boolean", "integer"].iter().any(|form| found["type"] == *form) {
+            let detail = "must point to a field of type string, boolean or integer. Enum string fields and strings \
+                          with formats are allowed.";
+            errors.push(FieldError::invalid(at.clone(), path, detail));
+        }
+        if seen.contains(&path) {
+            errors.push(FieldError::duplicate(at, path));
+        } else {
+            seen.push(path);
+        }
+    }
+    if seen.len() > MOST_SELECTABLE {
+        let fault = Fault::TooMany { is: seen.len(), most: MOST_SELECTABLE };
+        errors.push(FieldError { field: at.to_owned(), fault });
+    }
+    errors
+}
+
+/// What is decided once the kind is served, and what its objects are found by.
+fn changes(new: &Value, old: &Value) -> Vec<FieldError> {
+    let served = super::settle::served(old);
+    let mut errors = vec![];
+    for (field, always) in [("group", true), ("names.plural", true), ("names.kind", false), ("scope", false)] {
+        let pointer = format!("/spec/{}", field.replace('.', "/"));
+        let (is, was) = (new.pointer(&pointer), old.pointer(&pointer));
+        if is != was && (always || served) {
+            let value = is.cloned().unwrap_or(Value::Null);
+            errors.push(FieldError::invalid(format!("spec.{field}"), value, "field is immutable"));
         }
     }
     errors
 }
 
-fn changes(new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = vec![];
-    for field in ["group", "names.plural", "names.kind", "scope"] {
-        let pointer = format!("/spec/{}", field.replace('.', "/"));
-        let (is, was) = (new.pointer(&pointer), old.pointer(&pointer));
-        if is != was {
-            let value = is.cloned().unwrap_or(Value::Null);
-            errors.push(FieldError::invalid(format!("spec.{field}"), value, "field is immutable"));
-        }
+/// Objects may be stored as every version that is said to be stored.
+fn stored(definition: &Value) -> Vec<FieldError> {
+    const FIELD: &str = "status.storedVersions";
+    // A new definition has no status until its write is complete.
+    let Some(stored) = definition["status"]["storedVersions"].as_array() else { return vec![] };
+    if stored.is_empty() {
+        return vec![FieldError::invalid(FIELD, Value::Null, "must have at least one stored version")];
     }
-    let versions: Vec<&Value> = new["spec"]["versions"].as_array().into_iter().flatten().map(|v| &v["name"]).collect();
-    for (i, stored) in new["status"]["storedVersions"].as_array().into_iter().flatten().enumerate() {
-        if !versions.contains(&stored) {
-            let name = stored.as_str().unwrap_or_default();
-            let detail = format!(
-                "missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions \
-                 until a storage migration ensures no data remains persisted in {name} and removes {name} from \
-                 status.storedVersions"
-            );
-            errors.push(FieldError::invalid(format!("status.storedVersions[{i}]"), stored.clone(), detail));
-        }
-    }
-    errors
+    let versions: Vec<&Value> =
+        definition["spec"]["versions"].as_array().into_iter().flatten().map(|version| &version["name"]).collect();
+    let gone = stored.iter().enumerate().filter(|(_, name)| !versions.contains(name));
+    gone.map(|(i, name)| {
+        let text = name.as_str().unwrap_or_default();
+        let detail = format!(
+            "missing from spec.versions; {text} was previously a storage version, and must remain in spec.versions \
+             until a storage migration ensures no data remains persisted in {text} and removes {text} from \
+             status.storedVersions"
+        );
+        FieldError::invalid(format!("{FIELD}[{i}]"), name.clone(), detail)
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -280,7 +387,10 @@ mod tests {
                 |d| d["spec"]["versions"][0]["name"] = "V_1".into(),
                 Some("spec.versions[0].name: Invalid value: \"V_1\""),
             ),
-            (|d| d["spec"]["versions"][0]["schema"] = json!({}), Some("Required value: schemas are required")),
+            (
+                |d| d["spec"]["versions"][0]["schema"] = json!({}),
+                Some("spec.versions[0].schema.openAPIV3Schema: Required value"),
+            ),
             (
                 |d| d["spec"]["conversion"]["strategy"] = "Webhook".into(),
                 Some("spec.conversion.strategy: Unsupported value: \"Webhook\": supported values: \"None\""),
@@ -299,7 +409,7 @@ mod tests {
             (|d| d["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.color"}]), None),
             (
                 |d| d["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.none"}]),
-                Some("must refer to a string, boolean or integer field"),
+                Some("is an invalid path: does not refer to a valid field"),
             ),
         ];
         for (i, (edit, want)) in cases.iter().enumerate() {
@@ -317,6 +427,7 @@ mod tests {
     fn what_may_not_change() {
         let mut old = definition(|_| {});
         old["status"] = json!({"storedVersions": ["v1"]});
+        old["status"]["conditions"] = json!([{"type": "Established", "status": "True"}]);
         let mut new = old.clone();
         assert!(validate(&new, Some(&old)).is_empty());
         new["spec"]["scope"] = "Cluster".into();
@@ -330,7 +441,7 @@ mod tests {
         for mut own in super::super::own() {
             assert!(validate(&own, None).is_empty(), "{}", own["metadata"]["name"]);
             let structure = &own["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
-            let errors = structural::check(structure, "schema");
+            let errors = check_schema(structure, "schema", true);
             assert!(errors.is_empty(), "{}: {errors:?}", own["metadata"]["name"]);
             own["spec"]["scope"] = "Cluster".into();
             assert!(!validate(&own, None).is_empty());

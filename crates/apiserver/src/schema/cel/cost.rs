@@ -34,7 +34,7 @@ type Scope<'a> = Vec<(String, Part<'a>)>;
 pub fn most(node: &Value) -> f64 {
     let declared = |name: &str| node[name].as_f64();
     match node["type"].as_str() {
-        Some("array") => declared("maxItems").unwrap_or(REQUEST / SHORTEST_ITEM),
+        Some("array") => declared("maxItems").unwrap_or(REQUEST / shortest(&node["items"])),
         Some("object") => declared("maxProperties").unwrap_or(REQUEST / SHORTEST_MEMBER),
         Some("string") => match node["enum"].as_array() {
             Some(values) => values.iter().filter_map(|v| Some(v.as_str()?.len())).max().unwrap_or(0) as f64,
@@ -43,6 +43,12 @@ pub fn most(node: &Value) -> f64 {
         Some(_) => 1.0,
         None => REQUEST,
     }
+}
+
+/// The fewest bytes that an item takes with its comma.
+fn shortest(item: &Value) -> f64 {
+    let quoted = matches!(item["type"].as_str(), Some("string" | "object" | "array"));
+    if quoted { SHORTEST_ITEM + 1.0 } else { SHORTEST_ITEM }
 }
 
 /// The cost of evaluating the expression once, where `self` is what `node` describes.
@@ -126,6 +132,10 @@ fn called<'a>(call: &CallExpr, scope: &mut Scope<'a>) -> Part<'a> {
             Part { cost: cost + size * PER_BYTE, size, item: 0.0, node: None }
         }
         ("size" | "has" | "type", _) => Part { cost, size: 1.0, ..Part::default() },
+        (operators::EQUALS | operators::NOT_EQUALS, [a, b]) => {
+            // The shorter one decides.
+            Part { cost: cost + a.size.min(b.size) * PER_BYTE, size: 1.0, ..Part::default() }
+        }
         (name, _) if name.starts_with(['_', '!', '-', '@']) && name != operators::ADD => {
             // A comparison looks at all of both at the most; its result is small.
             Part { cost: cost + sizes * PER_BYTE, size: 1.0, ..Part::default() }
