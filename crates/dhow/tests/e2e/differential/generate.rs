@@ -40,15 +40,21 @@ struct Target {
     kind: &'static str,
     /// What it has beside metadata.
     body: fn(&mut Dice) -> Value,
+    /// What operations of JSON patches are about, beside metadata: a member, and what it is in.
+    places: [&'static str; 2],
+    /// Kubernetes' own kinds take strategic patches; a kind without them is defined first.
     strategic: bool,
 }
 
-const TARGETS: [Target; 3] = [
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+const TARGETS: [Target; 4] = [
     Target {
         path: "/api/v1/namespaces/{ns}/configmaps",
         api_version: "v1",
         kind: "ConfigMap",
         body: map,
+        places: ["/data/k", "/data"],
         strategic: true,
     },
     Target {
@@ -56,6 +62,7 @@ const TARGETS: [Target; 3] = [
         api_version: "v1",
         kind: "Service",
         body: service,
+        places: ["/metadata/labels/u", "/metadata/labels/v"],
         strategic: true,
     },
     Target {
@@ -63,7 +70,16 @@ const TARGETS: [Target; 3] = [
         api_version: "apps/v1",
         kind: "ReplicaSet",
         body: replica_set,
+        places: ["/metadata/labels/u", "/metadata/labels/v"],
         strategic: true,
+    },
+    Target {
+        path: "/apis/{ns}.example.com/v1/namespaces/{ns}/things",
+        api_version: "{ns}.example.com/v1",
+        kind: "Thing",
+        body: thing,
+        places: ["/spec/values/k", "/spec/values"],
+        strategic: false,
     },
 ];
 
@@ -73,10 +89,12 @@ pub fn script(seed: u64) -> Script {
     let first = Step {
         method: "POST".into(),
         path: format!("{}?fieldManager=first", target.path),
-        headers: vec![],
         body: object(&mut dice, target, "first").to_string(),
+        ..Step::default()
     };
-    let mut steps = vec![first];
+    let mut steps = if target.strategic { vec![] } else { defined() };
+    steps.push(first);
+    let created = steps.len();
     steps.extend((0..STEPS).map(|_| step(&mut dice, target)));
     // So that nothing holds the namespace.
     steps.extend(NAMES.iter().chain(&["first"]).map(|name| Step {
@@ -84,6 +102,7 @@ pub fn script(seed: u64) -> Script {
         path: format!("{}/{name}?fieldManager=last", target.path),
         headers: vec![("content-type".into(), "application/merge-patch+json".into())],
         body: json!({"metadata": {"finalizers": null}}).to_string(),
+        ..Step::default()
     }));
     // Of a kind that a controller writes to, too, the history is also the controller's.
     let selectors = ["labelSelector=s", "labelSelector=t%3Dv"];
@@ -91,14 +110,45 @@ pub fn script(seed: u64) -> Script {
         steps.push(Step {
             method: "GET".into(),
             path: format!(
-                "{}?watch=true&timeoutSeconds=1&resourceVersion={{1/metadata/resourceVersion}}&{selector}",
+                "{}?watch=true&timeoutSeconds=1&resourceVersion={{{created}/metadata/resourceVersion}}&{selector}",
                 target.path
             ),
-            headers: vec![],
-            body: String::new(),
+            ..Step::default()
         });
     }
+    if !target.strategic {
+        let path = format!("{DEFINITIONS}/things.{{ns}}.example.com");
+        steps.push(Step { method: "DELETE".into(), path, ..Step::default() });
+    }
     Script { title: format!("random: {seed}"), steps }
+}
+
+/// The definition of the kind of things, and that it is served.
+fn defined() -> Vec<Step> {
+    let text = json!({"type": "string"});
+    let item = json!({"type": "object", "required": ["name"], "properties": {
+        "name": text, "value": text, "protocol": {"type": "string", "default": "TCP"}}});
+    let spec = json!({"type": "object", "properties": {
+        "count": {"type": "integer", "default": 1},
+        "word": {"type": "string", "nullable": true},
+        "list": {"type": "array", "items": text},
+        "set": {"type": "array", "items": text, "x-kubernetes-list-type": "set"},
+        "map": {"type": "array", "items": item, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        "values": {"type": "object", "additionalProperties": text},
+        "atomic": {"type": "object", "properties": {"x": text, "y": text}, "x-kubernetes-map-type": "atomic"},
+    }});
+    let version = json!({"name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
+                         "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}});
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "things.{ns}.example.com"},
+        "spec": {"group": "{ns}.example.com", "scope": "Namespaced", "names": {"plural": "things", "kind": "Thing"},
+                 "versions": [version]},
+    });
+    let make =
+        Step { method: "POST".into(), path: DEFINITIONS.into(), body: definition.to_string(), ..Step::default() };
+    let path = "/apis/{ns}.example.com/v1/things".into();
+    vec![make, Step { method: "WAIT".into(), path, ..Step::default() }]
 }
 
 fn step(dice: &mut Dice, target: &Target) -> Step {
@@ -111,6 +161,7 @@ fn step(dice: &mut Dice, target: &Target) -> Step {
         path: format!("{path}?fieldManager={manager}{dry}"),
         headers: vec![("content-type".into(), media.into())],
         body: body.to_string(),
+        ..Step::default()
     };
     match dice.roll(12) {
         0 => write("POST", target.path.into(), "application/json", &object(dice, target, name)),
@@ -125,7 +176,7 @@ fn step(dice: &mut Dice, target: &Target) -> Step {
             }
             step
         }
-        10 => Step { method: "DELETE".into(), path: one, headers: vec![], body: String::new() },
+        10 => Step { method: "DELETE".into(), path: one, ..Step::default() },
         _ => Step {
             method: "GET".into(),
             path: format!(
@@ -133,8 +184,7 @@ fn step(dice: &mut Dice, target: &Target) -> Step {
                 target.path,
                 dice.one(&["s", "t", "!t,s", "t in (v, w)", "t notin (v),s"])
             ),
-            headers: vec![],
-            body: String::new(),
+            ..Step::default()
         },
     }
 }
@@ -177,14 +227,13 @@ fn metadata(dice: &mut Dice) -> Value {
 }
 
 fn operations(dice: &mut Dice, target: &Target) -> Value {
-    let (one, all) =
-        if target.kind == "ConfigMap" { ("/data/k", "/data") } else { ("/metadata/labels/u", "/metadata/labels/v") };
+    let [one, all] = target.places;
     let operations = (0..1 + dice.roll(3)).map(|_| {
         let path = *dice.one(&["/metadata/labels/t", "/metadata/annotations", one, all, "/metadata/labels/s"]);
         let word = *dice.one(&WORDS);
         let value = match path {
             "/metadata/annotations" => json!({ "n": word }),
-            "/data" => json!({ "k": word, "l": word }),
+            "/data" | "/spec/values" => json!({ "k": word, "l": word }),
             _ => word.into(),
         };
         match dice.roll(4) {
@@ -237,4 +286,33 @@ fn replica_set(dice: &mut Dice) -> Value {
         "selector": {"matchLabels": {"app": "x"}},
         "template": {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": containers}},
     }})
+}
+
+fn thing(dice: &mut Dice) -> Value {
+    let mut spec = json!({});
+    let words = |dice: &mut Dice| -> Vec<&str> { WORDS.into_iter().filter(|_| dice.chance(2)).collect() };
+    for list in ["list", "set"] {
+        if dice.chance(3) {
+            spec[list] = words(dice).into();
+        }
+    }
+    if dice.chance(2) {
+        let names = ["x", "y", "z"].into_iter().filter(|_| dice.chance(2)).collect::<Vec<_>>();
+        let item = |name| json!({"name": name, "value": *dice.one(&WORDS)});
+        spec["map"] = names.into_iter().map(item).collect();
+    }
+    for (field, keys) in [("values", ["k", "l"]), ("atomic", ["x", "y"])] {
+        for key in keys {
+            if dice.chance(3) {
+                spec[field][key] = (*dice.one(&WORDS)).into();
+            }
+        }
+    }
+    if dice.chance(3) {
+        spec["count"] = dice.roll(4).into();
+    }
+    if dice.chance(4) {
+        spec["word"] = if dice.chance(2) { Value::Null } else { "w".into() };
+    }
+    json!({ "spec": spec })
 }

@@ -140,7 +140,10 @@ fn text<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
 }
 
 /// Kinds that a controller writes to while a script runs, when it comes to it.
-const CONTROLLED: [&str; 2] = ["Deployment", "ReplicaSet"];
+const CONTROLLED: [&str; 3] = ["Deployment", "ReplicaSet", DEFINITION];
+/// A real server establishes a definition a moment after it accepts its names, in steps; the rest of its status is compared.
+const DEFINITION: &str = "CustomResourceDefinition";
+const CONTROLLERS: [&str; 2] = ["kube-controller-manager", "kube-apiserver"];
 
 /// What controllers say of an object is left out, and when they last did. `kind`: of a list's items, which do not say it.
 fn without_controllers(value: &Value, kind: &str) -> Value {
@@ -157,13 +160,19 @@ fn without_controllers(value: &Value, kind: &str) -> Value {
     if !is_object || !CONTROLLED.contains(&kind) {
         return Value::Object(kept);
     }
-    kept.remove("status");
+    match kept.get_mut("status").filter(|_| kind == DEFINITION) {
+        Some(status) => {
+            let conditions = status.get_mut("conditions").and_then(Value::as_array_mut);
+            conditions.into_iter().for_each(|list| list.retain(|condition| condition["type"] != "Established"));
+        }
+        None => drop(kept.remove("status")),
+    }
     if let Some(metadata) = kept.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert("resourceVersion".into(), "<revision>".into());
         if let Some(owners) = metadata.get_mut("managedFields").and_then(Value::as_array_mut) {
             owners.retain(|owner| {
                 let manager = owner["manager"].as_str().unwrap_or_default();
-                manager != "kube-controller-manager" && !manager.starts_with("dhow-")
+                !CONTROLLERS.contains(&manager) && !manager.starts_with("dhow-")
             });
         }
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {

@@ -22,12 +22,14 @@ use compare::{Allowed, Difference};
 use script::Script;
 use server::Server;
 
-const SCRIPTS: [(&str, &str); 6] = [
+const SCRIPTS: [(&str, &str); 8] = [
     ("objects", include_str!("scripts/objects.http")),
     ("patches", include_str!("scripts/patches.http")),
     ("apply", include_str!("scripts/apply.http")),
     ("reads", include_str!("scripts/reads.http")),
     ("kinds", include_str!("scripts/kinds.http")),
+    ("definitions", include_str!("scripts/definitions.http")),
+    ("protobuf", include_str!("scripts/protobuf.http")),
     ("malformed", include_str!("scripts/malformed.http")),
 ];
 const ALLOWED: &str = include_str!("allowed.txt");
@@ -136,9 +138,9 @@ async fn differs(pair: &Pair, allowed: &Allowed, script: &Script) -> Vec<Differe
 /// Leaves out one step after another for as long as there is a difference.
 async fn smallest(pair: &Pair, allowed: &Allowed, mut script: Script) -> (Script, Vec<Difference>) {
     let mut differences = differs(pair, allowed, &script).await;
-    let mut step = script.steps.len();
-    while step > 0 {
-        step -= 1;
+    // What defines a kind stays, and that it is waited for.
+    let first = script.steps.iter().rposition(|step| step.method == "WAIT").map_or(0, |at| at + 1);
+    for step in (first..script.steps.len()).rev() {
         let mut smaller = script.clone();
         smaller.steps.remove(step);
         let still = differs(pair, allowed, &smaller).await;

@@ -2,7 +2,9 @@
 //!
 //! A script begins with `### title`; its requests are separated by blank lines: a line `METHOD path`, headers, a body.
 //! `{ns}` is the script's namespace, `{2/metadata/uid}` what the second answer says there, `{repeat 3 ab}` is `ababab`,
-//! and `\x7b` is the byte 0x7b, also where it makes no UTF-8.
+//! and `\x7b` is the byte 0x7b, also where it makes no UTF-8. `WAIT path` is a GET that is repeated until it succeeds: a
+//! real server takes a moment to serve a kind that was just defined. A request that ends with lines `= text` is made once for
+//! each of them, with the text where it says `{it}`.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -13,12 +15,14 @@ pub struct Script {
     pub steps: Vec<Step>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Step {
     pub method: String,
     pub path: String,
     pub headers: Vec<(String, String)>,
     pub body: String,
+    /// What stands for `{it}`.
+    pub it: Option<String>,
 }
 
 /// A step with everything filled in.
@@ -36,9 +40,22 @@ pub fn parse(file: &str, text: &str) -> Vec<Script> {
         .map(|script| {
             let (title, rest) = script.split_once('\n').unwrap_or((script, ""));
             let paragraphs = rest.split("\n\n").map(str::trim).filter(|p| !p.is_empty() && !p.starts_with('#'));
-            Script { title: format!("{file}: {}", title.trim()), steps: paragraphs.map(step).collect() }
+            Script { title: format!("{file}: {}", title.trim()), steps: paragraphs.flat_map(steps).collect() }
         })
         .collect()
+}
+
+/// One for each line that begins so; without such lines, one.
+const ROW: &str = "= ";
+
+fn steps(text: &str) -> Vec<Step> {
+    let (rows, template): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with(ROW));
+    let template = template.join("\n");
+    if rows.is_empty() {
+        return vec![step(&template)];
+    }
+    let rows = rows.into_iter().map(|row| &row[ROW.len()..]);
+    rows.map(|it| Step { it: Some(it.into()), ..step(&template.replace("{it}", it)) }).collect()
 }
 
 fn step(text: &str) -> Step {
@@ -55,7 +72,7 @@ fn step(text: &str) -> Step {
             }
         }
     }
-    Step { method: method.into(), path: path.into(), headers, body: body.trim_end().to_owned() }
+    Step { method: method.into(), path: path.into(), headers, body: body.trim_end().to_owned(), it: None }
 }
 
 fn is_header(name: &str) -> bool {
@@ -153,6 +170,8 @@ fn scripts_are_read() {
     assert_eq!(first.headers, [("content-type".to_owned(), "x/y".to_owned())]);
     assert_eq!(first.body, "{\"a\": \"v\",\n \"c\": 1}");
     assert_eq!(scripts[0].steps[1].fill("n", &[]).path, "/ababab");
+    let rows = parse("file", "### t\nPOST /a\n{\"x\": {it}}\n= 1\n= [2]\n");
+    assert_eq!(rows[0].steps.iter().map(|step| step.body.as_str()).collect::<Vec<_>>(), ["{\"x\": 1}", "{\"x\": [2]}"]);
     assert_eq!(bytes("a\\x7b\\xff\\xg"), b"a{\xff\\xg");
     assert_eq!(parse("file", &scripts[0].text().replace("file: ", ""))[0].text(), scripts[0].text());
 }

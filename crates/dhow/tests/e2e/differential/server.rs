@@ -13,6 +13,10 @@ use serde_json::{Value, json};
 
 use super::mask::Masks;
 use super::script::{Request, Script};
+use crate::harness::eventually;
+
+/// A real server serves a new kind within a second or two.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How a server answered one step, with what it made up masked.
 #[derive(Debug)]
@@ -44,7 +48,10 @@ impl Server {
         let (mut answers, mut raw) = (vec![], vec![]);
         for step in &script.steps {
             let request = step.fill(namespace, &raw);
-            let (status, media, warnings, bytes) = self.ask(&request).await;
+            let (status, media, warnings, bytes) = match request.method.as_str() {
+                "WAIT" => self.wait(Request { method: "GET".into(), ..request }).await,
+                _ => self.ask(&request).await,
+            };
             let body = parse(&bytes);
             answers.push(Answer {
                 status,
@@ -70,6 +77,18 @@ impl Server {
             Request { method: "POST".into(), path: "/api/v1/namespaces".into(), headers: vec![], body: body.into() };
         let (status, _, _, answer) = self.ask(&request).await;
         assert_eq!(status, 201, "{}", String::from_utf8_lossy(&answer));
+    }
+
+    /// The answer that is a success, or what is answered instead of one for far too long.
+    async fn wait(&self, request: Request) -> (u16, String, Vec<String>, Bytes) {
+        let success = eventually(&request.path, || async {
+            let answer = self.ask(&request).await;
+            if answer.0 == 200 { Ok(answer) } else { Err(answer.0) }
+        });
+        match tokio::time::timeout(PATIENCE, success).await {
+            Ok(answer) => answer,
+            Err(_) => self.ask(&request).await,
+        }
     }
 
     async fn ask(&self, request: &Request) -> (u16, String, Vec<String>, Bytes) {
