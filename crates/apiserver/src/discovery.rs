@@ -18,6 +18,7 @@ impl Inner {
         }
         let path: Vec<&str> = parts.uri.path().split('/').filter(|part| !part.is_empty()).collect();
         match path.as_slice() {
+            [] => Ok(object(StatusCode::OK, &json!({"paths": paths(&self.kinds.load())}))),
             ["api"] => Ok(self.groups(parts, true)),
             ["apis"] => Ok(self.groups(parts, false)),
             ["api", version] => self.resources("", version),
@@ -96,6 +97,17 @@ fn aggregated(parts: &Parts) -> Option<&'static str> {
             _ => None,
         })
     })
+}
+
+/// What a look around may go on with.
+fn paths(kinds: &Kinds) -> Vec<String> {
+    let mut paths: Vec<String> = ["/api", "/api/v1", "/apis"].map(str::to_owned).into();
+    for (group, versions) in kinds.groups().into_iter().filter(|(group, _)| !group.is_empty()) {
+        paths.push(format!("/apis/{group}"));
+        paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
+    }
+    paths.extend(["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
+    paths
 }
 
 fn group_of(group: &str, versions: &[&str]) -> Value {

@@ -172,7 +172,7 @@ fn status(config: &Config, ready: bool, since: Timestamp, now: Timestamp) -> Nod
             machine_id: machine.machine_id.clone(),
             boot_id: machine.boot_id.clone(),
             container_runtime_version: format!("dhow://{}", env!("CARGO_PKG_VERSION")),
-            kubelet_version: format!("v1.35.0-dhow-{}", env!("CARGO_PKG_VERSION")),
+            kubelet_version: format!("v1.36.3-dhow-{}", env!("CARGO_PKG_VERSION")),
             ..NodeSystemInfo::default()
         }),
         ..NodeStatus::default()

@@ -1,6 +1,6 @@
 //! How replicas are shared between the new template and the old ones.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::sync::Arc;
 
 use api::names::annotation;
@@ -36,7 +36,7 @@ pub fn plan(deployment: &Deployment, sets: &[Arc<ReplicaSet>], orphans: &[Arc<Re
     let current = sets.iter().find(|s| children::has_hash(s, &hash));
     let old: Vec<&Arc<ReplicaSet>> = sets.iter().filter(|s| !children::has_hash(s, &hash)).collect();
     if spec.paused != Some(true) {
-        roll(deployment, spec, current, &old, wanted, &mut plan);
+        roll(deployment, spec, current, &old, now, &mut plan);
         forget(spec, &old, &mut plan);
     }
     let status = status(deployment, current.map(Arc::as_ref), sets, wanted, now);
@@ -52,18 +52,24 @@ fn roll(
     spec: &DeploymentSpec,
     current: Option<&Arc<ReplicaSet>>,
     old: &[&Arc<ReplicaSet>],
-    wanted: i32,
+    now: Timestamp,
     plan: &mut Plan,
 ) {
+    let wanted = spec.replicas.unwrap_or(1);
     let revision = revisions::of_template(current.map(Arc::as_ref), old);
     let recreate = spec.strategy.as_ref().and_then(|s| s.type_.as_deref()) == Some("Recreate");
     let old_live = old.iter().any(|s| count(s, |t| t.replicas) > 0 || replicas(s) > 0);
     let target = if recreate && old_live { 0 } else { wanted };
     match current {
-        None => plan.create(&children::replica_set(deployment, spec, target, revision)),
+        None => {
+            let set = children::replica_set(deployment, spec, target, revision);
+            plan.create(&set);
+            tell(deployment, name_of(&set), 0, target, now, plan);
+        }
         Some(set) => {
             let annotations = children::annotations(deployment, revision);
             plan.patch(set.as_ref(), json!({"metadata": {"annotations": annotations}, "spec": {"replicas": target}}));
+            tell(deployment, name_of(set.as_ref()), replicas(set), target, now, plan);
         }
     }
     plan.patch(
@@ -74,8 +80,20 @@ fn roll(
     if recreate || available >= wanted {
         for set in old {
             plan.patch(set.as_ref(), json!({"spec": {"replicas": 0}}));
+            tell(deployment, name_of(set.as_ref()), replicas(set), 0, now, plan);
         }
     }
+}
+
+/// In the words of Kubernetes, that people and their tools look for.
+fn tell(deployment: &Deployment, set: &str, from: i32, to: i32, now: Timestamp, plan: &mut Plan) {
+    let way = match to.cmp(&from) {
+        Ordering::Equal => return,
+        Ordering::Greater => "up",
+        Ordering::Less => "down",
+    };
+    let message = format!("Scaled {way} replica set {set} from {from} to {to}");
+    plan.event(deployment, "ScalingReplicaSet", &message, false, now);
 }
 
 /// Old templates that nothing runs any more, beyond the history that is kept.

@@ -104,12 +104,14 @@ fn the_old_goes_when_the_new_is_there() {
 #[test]
 fn scale_follows() {
     let mut world = run("new", &given(json!({}))).world;
-    for replicas in [5, 0] {
+    for (replicas, told) in [(5, ["Scaled up", "from 2 to 5"]), (0, ["Scaled down", "from 5 to 0"])] {
         world.edit::<Deployment>("default", "hello", |d| d.spec.as_mut().unwrap().replicas = Some(replicas));
         let outcome = run("scaled", &world);
         world = outcome.world;
         assert_eq!(sets(&world), [format!("one {replicas}/0")]);
         assert_eq!(outcome.writes[0].split(' ').take(2).collect::<Vec<_>>(), ["patch", "ReplicaSet"]);
+        let event = outcome.events.last().unwrap();
+        assert!(told.iter().all(|part| event.contains(part)), "{event}");
     }
 }
 

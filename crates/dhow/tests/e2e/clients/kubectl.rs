@@ -309,6 +309,8 @@ async fn rollouts() {
         ("kubectl get events --field-selector=type=Normal,reason=Started --sort-by=.lastTimestamp", &["Started pod/run-"]),
         ("kubectl describe pod -l app=run --show-events", &["Controlled By: ReplicaSet/run-", "Started container"]),
         ("kubectl describe rs -l app=run", &["Controlled By: Deployment/run"]),
+        ("kubectl get --raw / && kubectl auth can-i --list", &["/apis/apps/v1", "/readyz", "*.*"]),
+        ("kubectl describe deploy run", &["ScalingReplicaSet", "Scaled up replica set run-", "from 0 to 2"]),
     ]);
 }
 
