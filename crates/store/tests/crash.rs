@@ -1,5 +1,5 @@
-//! Crash injection: a child process that is killed while it writes, one whose disk refuses to grow, and copies of
-//! its files that are torn or have flipped bits.
+//! Crash injection: a child process that is killed while it writes, brings a file up to date or restores a backup, one
+//! whose disk refuses to grow, and copies of its files that are torn or have flipped bits.
 
 #![allow(clippy::unwrap_used, reason = "a failed test ends by panicking")]
 
@@ -13,6 +13,9 @@ use store::{Durability, Expect, Options, Revision, Store, StoreError, Write};
 
 const PATH: &str = "DHOW_STORE_CHILD_PATH";
 const SEED: &str = "DHOW_STORE_CHILD_SEED";
+/// The backup that the child restores, and what the name of the file that was there gets.
+const BACKUP: &str = "DHOW_STORE_CHILD_BACKUP";
+const SUFFIX: &str = "DHOW_STORE_CHILD_SUFFIX";
 
 /// A small generator of its own, so that a seed means the same rounds for ever (xorshift, Marsaglia 2003).
 struct Seeded(u64);
@@ -124,6 +127,44 @@ fn check_values(store: &Store<()>, round: &str) {
     }
 }
 
+/// What another child does: it opens a file, or restores one.
+#[test]
+fn one_step() {
+    let Some(path) = std::env::var_os(PATH).map(PathBuf::from) else { return };
+    println!("begun");
+    match std::env::var_os(BACKUP) {
+        None => drop(open(&path).unwrap()),
+        Some(backup) => {
+            let suffix = std::env::var(SUFFIX).unwrap();
+            store::restore(Path::new(&backup), &path, &suffix, 0, |_, _| Ok(())).unwrap();
+        }
+    }
+}
+
+fn step(path: &Path, backup: Option<(&Path, &str)>) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "one_step", "--nocapture", "--test-threads=1"]).env(PATH, path);
+    if let Some((backup, suffix)) = backup {
+        command.env(BACKUP, backup).env(SUFFIX, suffix);
+    }
+    command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Kills a child after so many looks at it, if it has not ended by then; the looks that it took to its end.
+fn cut_short(mut child: Child, looks: u64) -> Option<u64> {
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("begun")));
+    for look in 0..looks {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "the child's own assertions hold");
+            return Some(look);
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    None
+}
+
 fn command(path: &Path, seed: u64, limit_blocks: Option<u64>) -> Child {
     let program = std::env::current_exe().unwrap();
     let mut command = match limit_blocks {
@@ -176,6 +217,100 @@ fn killed_at_any_moment_nothing_acknowledged_is_lost() {
         let store = open(&path).unwrap_or_else(|error| panic!("round {round}: {error}"));
         known.check(&store, &format!("round {round}"));
     }
+}
+
+type Shown = Vec<(String, Bytes, Revision)>;
+
+fn shown(store: &Store<()>) -> Shown {
+    store.list("").entries.into_iter().map(|entry| (entry.key.to_string(), entry.value, entry.modified)).collect()
+}
+
+/// A closed store with so many entries, all of that value.
+fn filled(path: &Path, count: usize, value: &str) -> Shown {
+    let store = open(path).unwrap();
+    for i in 0..count {
+        let value = Bytes::from(value.repeat(200));
+        let make = |_, _: Option<&_>| Ok::<_, StoreError>(Write::Put { value, index: () });
+        store.write(&format!("k/{i}"), Expect::Any, Durability::Durable, make).unwrap();
+    }
+    shown(&store)
+}
+
+fn sql(path: &Path, text: &str) {
+    rusqlite::Connection::open(path).unwrap().execute_batch(text).unwrap();
+}
+
+#[test]
+fn killed_while_a_file_is_brought_up_to_date() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = folder.path().join("old");
+    let want = filled(&old, 6_000, "value");
+    // All that the first version had different.
+    sql(&old, "PRAGMA auto_vacuum = NONE; VACUUM; PRAGMA user_version = 1");
+    let begin = |round: u64| {
+        let path = folder.path().join(format!("round-{round}"));
+        std::fs::copy(&old, &path).unwrap();
+        path
+    };
+    let whole = cut_short(step(&begin(0), None), u64::MAX).unwrap();
+    let (mut random, mut old_still) = (Seeded(0x01d), 0);
+    for round in 1..=if long() { 200 } else { 15 } {
+        let path = begin(round);
+        // Whoever starts it again may be killed again.
+        for _ in 0..=random.below(3) {
+            cut_short(step(&path, None), random.below(whole));
+            old_still += u64::from(version(&path) == 1);
+        }
+        let store = open(&path).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        assert_eq!(shown(&store), want, "round {round}");
+        drop(store);
+        let report = store::check(&path, |_, _| Ok(())).unwrap();
+        assert_eq!((report.version, report.problems), (2, vec![]), "round {round}");
+        std::fs::remove_file(&path).unwrap();
+    }
+    assert!(old_still > 0, "none was killed before it was done");
+}
+
+fn version(path: &Path) -> i64 {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn killed_while_a_backup_is_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    let (before, source, backup) =
+        (folder.path().join("before"), folder.path().join("source"), folder.path().join("backup"));
+    let old = filled(&before, 2_000, "old");
+    let new = filled(&source, 2_000, "new");
+    store::backup(&source, &backup).unwrap();
+    let begin = |round: u64| {
+        let path = folder.path().join(format!("round-{round}"));
+        std::fs::copy(&before, &path).unwrap();
+        path
+    };
+    let whole = cut_short(step(&begin(0), Some((&backup, ".aside"))), u64::MAX).unwrap();
+    let (mut random, mut undone) = (Seeded(0xbac), 0);
+    for round in 1..=if long() { 200 } else { 15 } {
+        let path = begin(round);
+        cut_short(step(&path, Some((&backup, ".first"))), random.below(whole));
+        let first = path.with_file_name(format!("round-{round}.first"));
+        let store = open(&path).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        let found = shown(&store);
+        drop(store);
+        if found == old {
+            undone += 1;
+        } else {
+            assert_eq!(found, new, "round {round}: neither the one nor the other");
+            assert_eq!(shown(&open(&first).unwrap()), old, "round {round}: what was there is kept");
+        }
+        // It can be done again, whatever was left half done.
+        store::restore(&backup, &path, ".second", 0, |_, _| Ok(())).unwrap_or_else(|e| panic!("round {round}: {e}"));
+        assert_eq!(shown(&open(&path).unwrap()), new, "round {round}");
+        let second = path.with_file_name(format!("round-{round}.second"));
+        assert_eq!(shown(&open(&second).unwrap()), found, "round {round}");
+    }
+    assert!(undone > 0, "none was killed before it was done");
 }
 
 #[test]
