@@ -26,6 +26,7 @@ pub(crate) enum Refusal {
         allowed: &'static str,
     },
     Unauthenticated,
+    /// The empty namespace is all of the platform.
     Forbidden {
         namespace: String,
     },
@@ -72,6 +73,9 @@ impl Refusal {
             Refusal::NotFound { path } => format!("there is nothing at {path:?}"),
             Refusal::Method { allowed } => format!("what is there takes {allowed}"),
             Refusal::Unauthenticated => "who are you? no valid bearer token came with the request".into(),
+            Refusal::Forbidden { namespace } if namespace.is_empty() => {
+                "you may not copy what the platform knows".into()
+            }
             Refusal::Forbidden { namespace } => format!("you may not upload to the namespace {namespace:?}"),
             Refusal::Undecided => "the Kubernetes API does not say who you are".into(),
             Refusal::InvalidNamespace { namespace } => format!("{namespace:?} is not a namespace"),
@@ -116,6 +120,9 @@ impl Refusal {
             Refusal::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "use one of these methods"),
             Refusal::Unauthenticated => {
                 (StatusCode::UNAUTHORIZED, "Unauthenticated", "send the bearer token of the platform's kubeconfig")
+            }
+            Refusal::Forbidden { namespace } if namespace.is_empty() => {
+                (StatusCode::FORBIDDEN, "Forbidden", "ask the platform's administrator")
             }
             Refusal::Forbidden { .. } => {
                 (StatusCode::FORBIDDEN, "Forbidden", "use another namespace, or ask its owner for access")
