@@ -17,7 +17,7 @@ pub enum StoreError {
     #[error("revision {requested} is ahead of the store, which is at {current}")]
     Ahead { requested: Revision, current: Revision },
     /// The watch was read too slowly and ended: list again.
-    #[error("the watch fell more than {queue} changes behind and was ended")]
+    #[error("the watch fell more than {queue} changes behind, or behind all that are kept, and was ended")]
     Overflowed { queue: usize },
     /// The disk does not keep up. Nothing was changed; try again later.
     #[error("too many writes wait for the disk")]

@@ -9,7 +9,8 @@ pub struct Options {
     pub revision_block: u64,
     /// Changes kept for watches to resume from; the oldest go first.
     pub history: usize,
-    /// Bytes of values that the history may keep alive; the oldest go first.
+    /// Bytes of values that the history may keep alive; the oldest go first. A watch that still had to deliver one of
+    /// them is ended with `Overflowed`.
     pub history_bytes: usize,
     /// Changes one watch may be behind before it is ended with `Overflowed`.
     pub watch_queue: usize,

@@ -242,7 +242,8 @@ impl<I: Send + Sync + 'static> Store<I> {
         if state.closed {
             return Err(StoreError::Closed);
         }
-        state.feed.watch(prefix, from, &self.shared.revision, self.shared.options.watch_queue)
+        let Shared { revision, options, counting, .. } = &*self.shared;
+        state.feed.watch(prefix, from, revision, options.watch_queue, counting)
     }
 
     pub fn counters(&self) -> Counters {

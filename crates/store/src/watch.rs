@@ -1,11 +1,12 @@
 //! Watches, and the recent history that they resume from.
 //!
 //! A watch first drains what the history held when it began, then a bounded queue that every later write feeds
-//! under the same lock: no gap, no duplicate. A watch that is read too slowly loses its place and is told so.
+//! under the same lock: no gap, no duplicate. A watch that is read too slowly loses its place and is told so. What waits
+//! in a watch is kept alive by the history alone, so however many watches nobody reads, the history bounds what they hold.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use tokio::sync::mpsc;
 
@@ -16,27 +17,42 @@ use crate::store::{Change, Revision};
 /// The changes below one prefix, in order. Dropping it ends it.
 pub struct Watch<I> {
     start: Revision,
-    backlog: VecDeque<Arc<Change<I>>>,
-    queue: mpsc::Receiver<Arc<Change<I>>>,
+    backlog: VecDeque<Weak<Change<I>>>,
+    queue: mpsc::Receiver<Weak<Change<I>>>,
     capacity: usize,
     overflowed: Arc<AtomicBool>,
     revision: Arc<AtomicU64>,
+    counting: Arc<Counting>,
 }
 
 impl<I> Watch<I> {
     /// The next change. `None` when the store was closed, or after an error, which is always the last item.
     /// Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Arc<Change<I>>, StoreError>> {
-        if let Some(change) = self.backlog.pop_front() {
-            return Some(Ok(change));
-        }
-        match self.queue.recv().await {
-            Some(change) => Some(Ok(change)),
+        let next = match self.backlog.pop_front() {
+            Some(change) => Some(change),
+            None => self.queue.recv().await,
+        };
+        match next.map(|change| change.upgrade()) {
+            Some(Some(change)) => Some(Ok(change)),
+            Some(None) => {
+                Counting::add(&self.counting.overflowed);
+                self.overflowed.store(false, Ordering::Release);
+                self.end();
+                Some(Err(StoreError::Overflowed { queue: self.capacity }))
+            }
             None if self.overflowed.swap(false, Ordering::AcqRel) => {
                 Some(Err(StoreError::Overflowed { queue: self.capacity }))
             }
             None => None,
         }
+    }
+
+    /// Nothing more comes out of it.
+    fn end(&mut self) {
+        self.backlog.clear();
+        self.queue.close();
+        while self.queue.try_recv().is_ok() {}
     }
 
     /// Every change after this revision is delivered.
@@ -65,7 +81,7 @@ pub(crate) struct Feed<I> {
 
 struct Watcher<I> {
     prefix: Box<str>,
-    queue: mpsc::Sender<Arc<Change<I>>>,
+    queue: mpsc::Sender<Weak<Change<I>>>,
     overflowed: Arc<AtomicBool>,
 }
 
@@ -100,7 +116,7 @@ impl<I> Feed<I> {
             if !change.key.starts_with(&*watcher.prefix) {
                 return true;
             }
-            match watcher.queue.try_send(change.clone()) {
+            match watcher.queue.try_send(Arc::downgrade(&change)) {
                 Ok(()) => true,
                 Err(mpsc::error::TrySendError::Closed(_)) => false,
                 Err(mpsc::error::TrySendError::Full(_)) => {
@@ -125,17 +141,19 @@ impl<I> Feed<I> {
         from: Option<Revision>,
         revision: &Arc<AtomicU64>,
         capacity: usize,
+        counting: &Arc<Counting>,
     ) -> Result<Watch<I>, StoreError> {
         let current = revision.load(Ordering::Acquire);
         let start = from.unwrap_or(current);
         self.check(start, current)?;
-        let backlog = self.since(start).filter(|change| change.key.starts_with(prefix)).cloned().collect();
+        let backlog = self.since(start).filter(|change| change.key.starts_with(prefix)).map(Arc::downgrade).collect();
         let (sender, queue) = mpsc::channel(capacity.max(1));
         let overflowed = Arc::new(AtomicBool::new(false));
         // Those whose prefix is never written to would otherwise stay for ever.
         self.watchers.retain(|watcher| !watcher.queue.is_closed());
         self.watchers.push(Watcher { prefix: prefix.into(), queue: sender, overflowed: overflowed.clone() });
-        Ok(Watch { start, backlog, queue, capacity: capacity.max(1), overflowed, revision: revision.clone() })
+        let (capacity, revision, counting) = (capacity.max(1), revision.clone(), counting.clone());
+        Ok(Watch { start, backlog, queue, capacity, overflowed, revision, counting })
     }
 
     /// Ends every watch, after what it has queued.

@@ -68,6 +68,7 @@ cases! {
     watch_from_a_revision_under_concurrent_writers
     watch_from_now
     slow_watch_overflows
+    slow_watches_keep_nothing_alive
     history_compacts
     caught_up_tells_how_far_a_quiet_watch_is
     close_ends_watches_and_writes
@@ -337,6 +338,27 @@ async fn slow_watch_overflows(engine: Engines) {
     assert!(slow.next().await.is_none());
     assert_eq!(take(&mut other, 1).await.len(), 1, "nobody else is disturbed");
     assert_eq!(store.counters().overflowed, 1);
+}
+
+async fn slow_watches_keep_nothing_alive(engine: Engines) {
+    let Engine { store, _folder } = engine(Options { history: 3, ..Options::default() });
+    let start = store.revision();
+    let mut from_now = store.watch("a", None).unwrap();
+    for i in 0..2 {
+        put(&store, "a", Expect::Any, &i.to_string()).unwrap();
+    }
+    let mut from_before = store.watch("a", Some(start)).unwrap();
+    for i in 0..2 {
+        put(&store, "b", Expect::Any, &i.to_string()).unwrap();
+    }
+    let mut later = store.watch("a", None).unwrap();
+    put(&store, "a", Expect::Any, "last").unwrap();
+    for slow in [&mut from_now, &mut from_before] {
+        assert!(matches!(slow.next().await, Some(Err(StoreError::Overflowed { .. }))), "the first is forgotten");
+        assert!(slow.next().await.is_none() && slow.caught_up().is_none());
+    }
+    assert_eq!(take(&mut later, 1).await.len(), 1, "nobody else is disturbed");
+    assert_eq!(store.counters().overflowed, 2);
 }
 
 async fn history_compacts(engine: Engines) {
