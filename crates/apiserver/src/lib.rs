@@ -34,6 +34,7 @@ mod watch;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -69,6 +70,10 @@ pub struct Config {
     pub node_proxy: Option<NodeProxy>,
     /// Larger bodies get 413.
     pub max_body_bytes: usize,
+    /// Bytes of external clients' bodies that have not come to their end; who sends more gets 429.
+    pub max_pending_bytes: usize,
+    /// A body that has not come to its end by then gets 504.
+    pub body_timeout: Duration,
     /// Open watches of external clients; more get 429. Watches in process are as many as the program starts.
     pub max_watches: usize,
     /// Visits to pods (exec, attach, port-forward) that are open; more get 429.
@@ -89,6 +94,8 @@ impl Config {
             clock,
             node_proxy: None,
             max_body_bytes: 3 << 20,
+            max_pending_bytes: 128 << 20,
+            body_timeout: Duration::from_secs(60),
             max_watches: 4096,
             max_visits: 512,
             max_events: 10_000,
@@ -112,6 +119,8 @@ pub(crate) struct Inner {
     pub clock: api::Clock,
     pub node_proxy: Option<NodeProxy>,
     pub max_body_bytes: usize,
+    pub pending: Semaphore,
+    pub body_timeout: Duration,
     pub max_events: usize,
     pub external_durable: bool,
     pub watches: Arc<Semaphore>,
@@ -139,6 +148,8 @@ impl ApiServer {
             clock: config.clock,
             node_proxy: config.node_proxy,
             max_body_bytes: config.max_body_bytes,
+            pending: Semaphore::new(config.max_pending_bytes.min(Semaphore::MAX_PERMITS)),
+            body_timeout: config.body_timeout,
             max_events: config.max_events,
             external_durable: config.external_durable,
             watches: Arc::new(Semaphore::new(config.max_watches)),

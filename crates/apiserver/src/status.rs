@@ -63,6 +63,8 @@ pub enum ApiError {
     ContinueExpired { inconsistent: String },
     #[error("{0}")]
     TooManyRequests(String),
+    #[error("Timeout: request did not complete within the allotted timeout")]
+    Timeout,
     #[error("{0}")]
     Unavailable(String),
     #[error("Internal error occurred: {0}")]
@@ -248,6 +250,7 @@ impl ApiError {
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
             Self::Expired(_) | Self::ContinueExpired { .. } => (StatusCode::GONE, "Expired"),
             Self::TooManyRequests(_) => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
+            Self::Timeout => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
             Self::Store(error) => match error {
@@ -341,7 +344,7 @@ impl ApiError {
             })),
             Self::TooManyRequests(_) | Self::Store(StoreError::Overloaded) => Some(json!({"retryAfterSeconds": 1})),
             // Said by what answers before any resource does.
-            Self::MethodNotAllowed(_) | Self::NoSuchPath | Self::Unprocessable(_) => Some(json!({})),
+            Self::MethodNotAllowed(_) | Self::NoSuchPath | Self::Unprocessable(_) | Self::Timeout => Some(json!({})),
             _ => None,
         }
     }

@@ -16,7 +16,7 @@ use http::{Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use serde_json::{Value, json};
-use store::{Change, Revision, StoreError};
+use store::{Change, Entry, Revision, StoreError};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -49,7 +49,11 @@ struct Showing {
 struct State {
     showing: Showing,
     selector: Selector,
-    initial: VecDeque<Bytes>,
+    /// What was there when it began. Frames are made of it when they are asked for: a client that does not read holds no
+    /// copy of everything.
+    initial: VecDeque<Entry<Index>>,
+    /// Said after that.
+    then: Option<Bytes>,
     source: Option<store::Watch<Index>>,
     bookmarks: Option<Interval>,
     deadline: Instant,
@@ -87,6 +91,7 @@ impl Inner {
             },
             selector,
             initial: VecDeque::new(),
+            then: None,
             source: None,
             bookmarks,
             deadline: Instant::now() + seconds.unwrap_or(LONGEST),
@@ -120,14 +125,9 @@ impl Inner {
         let listing = self.store.list(&prefix);
         state.source = Some(self.store.watch(&prefix, Some(listing.revision))?);
         state.begun = listing.revision;
-        for entry in listing.entries {
-            if state.selector.matches(Candidate::of(&entry)) {
-                state.initial.push_back(state.showing.frame("ADDED", entry.value, entry.modified));
-            }
-        }
-        if marked {
-            state.initial.push_back(state.showing.bookmark(listing.revision, true));
-        }
+        let wanted = listing.entries.into_iter().filter(|entry| state.selector.matches(Candidate::of(entry)));
+        state.initial = wanted.collect();
+        state.then = marked.then(|| state.showing.bookmark(listing.revision, true));
         Ok(())
     }
 }
@@ -141,7 +141,7 @@ fn watch_selector(call: &Call<'_>) -> Result<Selector> {
 }
 
 fn error_only(mut state: State, error: &ApiError) -> State {
-    state.initial = VecDeque::from([error_frame(error)]);
+    state.then = Some(error_frame(error));
     state.ended = true;
     state
 }
@@ -166,7 +166,11 @@ fn stream(state: State) -> Response<ResponseBody> {
 impl State {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if let Some(frame) = self.initial.pop_front() {
+            if let Some(entry) = self.initial.pop_front() {
+                let frame = self.showing.frame("ADDED", entry.value, entry.modified);
+                return self.on_disk(self.begun, frame).await;
+            }
+            if let Some(frame) = self.then.take() {
                 return self.on_disk(self.begun, frame).await;
             }
             if self.ended {
@@ -221,7 +225,7 @@ impl State {
 
     /// `None`: the change is none of this watch's business.
     fn frame(&mut self, change: &Arc<Change<Index>>) -> Option<Bytes> {
-        let matches = |entry: &store::Entry<Index>| self.selector.matches(Candidate::of(entry));
+        let matches = |entry: &Entry<Index>| self.selector.matches(Candidate::of(entry));
         let now = change.current.as_ref().filter(|entry| matches(entry));
         let before = change.previous.as_ref().filter(|entry| matches(entry));
         let (kind, bytes, written) = match (before, now) {

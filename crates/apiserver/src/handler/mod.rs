@@ -20,6 +20,7 @@ use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use store::Revision;
+use tokio::sync::SemaphorePermit;
 
 use crate::auth::User;
 use crate::kinds::{Kind, Shape, Verbs};
@@ -194,7 +195,7 @@ impl Inner {
                 Ok(response)
             }
             (Method::POST, None) => {
-                let body = self.body(body).await?;
+                let body = self.body(call.caller, body).await?;
                 if let Verbs::Ask(answer) = call.kind.verbs {
                     return decode::ask(call, &body, answer);
                 }
@@ -202,33 +203,48 @@ impl Inner {
                 self.respond(call, answer).await
             }
             (Method::PUT, Some(_)) => {
-                let answer = self.replace(call, &self.body(body).await?)?;
+                let answer = self.replace(call, &self.body(call.caller, body).await?)?;
                 self.respond(call, answer).await
             }
             (Method::PATCH, Some(_)) => {
-                let answer = self.patch(call, &self.body(body).await?)?;
+                let answer = self.patch(call, &self.body(call.caller, body).await?)?;
                 self.respond(call, answer).await
             }
             (Method::DELETE, Some(_)) if call.subresource.is_none() => {
-                let answer = self.delete(call, &self.body(body).await?)?;
+                let answer = self.delete(call, &self.body(call.caller, body).await?)?;
                 self.respond(call, answer).await
             }
             (Method::DELETE, None) => {
-                let answer = self.delete_collection(call, &self.body(body).await?)?;
+                let answer = self.delete_collection(call, &self.body(call.caller, body).await?)?;
                 self.respond(call, answer).await
             }
             _ => Err(not_allowed()),
         }
     }
 
-    /// The whole body, bounded. One that comes in one piece is not copied.
-    async fn body(&self, mut body: RequestBody) -> Result<Bytes> {
+    /// The whole body, bounded in size and time.
+    async fn body(&self, caller: &Caller, body: RequestBody) -> Result<Bytes> {
+        let collected = tokio::time::timeout(self.body_timeout, self.collect(caller, body));
+        collected.await.unwrap_or(Err(ApiError::Timeout))
+    }
+
+    /// A body that comes in one piece is not copied.
+    async fn collect(&self, caller: &Caller, mut body: RequestBody) -> Result<Bytes> {
         let mut whole = Bytes::new();
+        let mut pending: Option<SemaphorePermit<'_>> = None;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| ApiError::BadRequest(format!("the body could not be read: {error}")))?;
             let Ok(piece) = frame.into_data() else { continue };
             if whole.len() + piece.len() > self.max_body_bytes {
                 return Err(ApiError::TooLarge(format!("limit is {}", self.max_body_bytes)));
+            }
+            if !caller.trusted {
+                let full = |_| ApiError::TooManyRequests("too many requests, please try again later".into());
+                let more = self.pending.try_acquire_many(piece.len() as u32).map_err(full)?;
+                match &mut pending {
+                    Some(pending) => pending.merge(more),
+                    None => pending = Some(more),
+                }
             }
             whole = if whole.is_empty() { piece } else { joined(whole, &piece) };
         }

@@ -1,7 +1,12 @@
 //! Get and list.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use http::{Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use serde_json::json;
 use store::{Entry, Range, Revision, StoreError};
 
@@ -9,12 +14,13 @@ use super::object::parse;
 use super::scale::scale_of;
 use super::{Call, json_bytes, object, partial_metadata, shown};
 use crate::index::Index;
+use crate::kinds::Kind;
 use crate::listing::{As, Continuation, ListOptions};
 use crate::request::Form;
 use crate::selector::{Candidate, Selector};
 use crate::status::{ApiError, Result};
 use crate::table::{Rows, table};
-use crate::{Inner, ResponseBody};
+use crate::{BoxError, Inner, ResponseBody};
 
 /// One page.
 struct Page {
@@ -38,35 +44,26 @@ impl Inner {
 
     /// One object's stored bytes as the client wants them.
     pub(super) fn in_form(&self, call: &Call<'_>, form: Form, bytes: &Bytes, written: Revision) -> Result<Bytes> {
-        Ok(match form {
-            Form::Object => shown(call.kind, bytes.clone(), written),
+        match form {
+            Form::Object => return Ok(shown(call.kind, bytes.clone(), written)),
+            Form::Partial => return metadata_only(bytes),
             Form::PartialList => {
                 let is = format!("not a list ({})", call.kind.go_type());
                 return Err(ApiError::OtherForm { wanted: "PartialObjectMetadataList", is });
             }
-            Form::Partial => {
-                let mut object = parse(bytes)?;
-                // What a deletion says has no metadata of its own.
-                if object["kind"] == "Status" {
-                    return Ok(bytes.clone());
-                }
-                partial_metadata(&mut object).to_string().into()
-            }
-            Form::Table => {
-                let mut object = parse(bytes)?;
-                if object["kind"] != call.kind.kind {
-                    // A Status, a Scale or a list: tables are of this kind's objects.
-                    return Ok(bytes.clone());
-                }
-                if let (Some(conversion), None) = (call.kind.conversion(written), &call.kind.view) {
-                    conversion.apply(&mut object);
-                }
-                let revision = object["metadata"]["resourceVersion"].clone();
-                let rows =
-                    Rows { objects: vec![object], include: call.query.get("includeObject"), now: (self.clock)() };
-                table(call.kind, rows, json!({"resourceVersion": revision}), true).to_string().into()
-            }
-        })
+            Form::Table => {}
+        }
+        let mut object = parse(bytes)?;
+        if object["kind"] != call.kind.kind {
+            // A Status, a Scale or a list: tables are of this kind's objects.
+            return Ok(bytes.clone());
+        }
+        if let (Some(conversion), None) = (call.kind.conversion(written), &call.kind.view) {
+            conversion.apply(&mut object);
+        }
+        let revision = object["metadata"]["resourceVersion"].clone();
+        let rows = Rows { objects: vec![object], include: call.query.get("includeObject"), now: (self.clock)() };
+        Ok(table(call.kind, rows, json!({"resourceVersion": revision}), true).to_string().into())
     }
 
     /// The objects, and the revision that must be on disk before an outsider sees them.
@@ -98,20 +95,13 @@ impl Inner {
             Form::PartialList => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
             _ => (format!("{}List", call.kind.kind), call.kind.api_version()),
         };
-        let form = if call.form == Form::PartialList { Form::Partial } else { call.form };
-        let head = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata}).to_string();
-        let mut text =
-            Vec::with_capacity(head.len() + page.items.iter().map(|item| item.value.len() + 1).sum::<usize>() + 16);
-        text.extend_from_slice(&head.as_bytes()[..head.len() - 1]);
-        text.extend_from_slice(b",\"items\":[");
-        for (i, item) in page.items.iter().enumerate() {
-            if i > 0 {
-                text.push(b',');
-            }
-            text.extend_from_slice(&self.in_form(call, form, &item.value, item.modified)?);
-        }
-        text.extend_from_slice(b"]}");
-        Ok((json_bytes(StatusCode::OK, text), page.revision))
+        let mut head = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata}).to_string().into_bytes();
+        head.pop();
+        head.extend_from_slice(b",\"items\":[");
+        let (kind, items) = (call.kind.clone(), page.items.into_iter());
+        let partial = call.form == Form::PartialList;
+        let text = Text { kind, partial, head, items, first: true, ended: false };
+        Ok((text.respond()?, page.revision))
     }
 
     fn page(&self, call: &Call<'_>, selector: &Selector, options: ListOptions) -> Result<Page> {
@@ -154,6 +144,68 @@ impl Inner {
             false => Ok(()),
         }
     }
+}
+
+/// Of a list, what is made at a time.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// A list as JSON, made piece by piece when it is asked for: a client that reads slowly holds no copy of everything.
+struct Text {
+    kind: Arc<Kind>,
+    /// Metadata is all that is wanted of each object.
+    partial: bool,
+    /// What comes before the first item, until that has been said.
+    head: Vec<u8>,
+    items: std::vec::IntoIter<Entry<Index>>,
+    first: bool,
+    ended: bool,
+}
+
+impl Text {
+    fn respond(mut self) -> Result<Response<ResponseBody>> {
+        let piece = self.piece()?;
+        if self.ended {
+            return Ok(json_bytes(StatusCode::OK, piece));
+        }
+        let more = stream::try_unfold(self, |mut text| async move {
+            Ok::<_, BoxError>(match text.ended {
+                true => None,
+                false => Some((text.piece()?, text)),
+            })
+        });
+        let pieces = stream::once(std::future::ready(Ok(piece))).chain(more).map_ok(Frame::data);
+        let mut response = json_bytes(StatusCode::OK, Bytes::new());
+        *response.body_mut() = StreamBody::new(pieces).boxed_unsync();
+        Ok(response)
+    }
+
+    fn piece(&mut self) -> Result<Bytes> {
+        let mut piece = std::mem::take(&mut self.head);
+        while piece.len() < PIECE_BYTES {
+            let Some(item) = self.items.next() else {
+                piece.extend_from_slice(b"]}");
+                self.ended = true;
+                break;
+            };
+            if !std::mem::replace(&mut self.first, false) {
+                piece.push(b',');
+            }
+            piece.extend_from_slice(&match self.partial {
+                true => metadata_only(&item.value)?,
+                false => shown(&self.kind, item.value, item.modified),
+            });
+        }
+        Ok(piece.into())
+    }
+}
+
+fn metadata_only(bytes: &Bytes) -> Result<Bytes> {
+    let mut object = parse(bytes)?;
+    // What a deletion says has no metadata of its own.
+    if object["kind"] == "Status" {
+        return Ok(bytes.clone());
+    }
+    Ok(partial_metadata(&mut object).to_string().into())
 }
 
 /// Who pages through a list that is not kept any more may go on in the present.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use apiserver::{ApiServer, BoxError, Config, ResponseBody};
 use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use serde_json::{Value, json};
@@ -89,6 +90,43 @@ async fn bodies() {
         let (status, answer) = call(&server, Method::POST, MAPS, &[("content-type", media)], body.clone()).await;
         assert_eq!(status, want, "{media} {body}: {answer}");
     }
+}
+
+/// A request of an administrator whose body comes piece by piece.
+async fn trickled(server: &ApiServer, pieces: impl Stream<Item = Bytes> + Send + 'static) -> (u16, Value) {
+    let body = StreamBody::new(pieces.map(|piece| Ok::<_, BoxError>(http_body::Frame::data(piece))));
+    let request = Request::post(MAPS).header("authorization", format!("Bearer {TOKEN}")).body(body).unwrap();
+    let response = server.external().call(request).await.unwrap();
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&body).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_takes_for_ever() {
+    let server = server();
+    let a_byte_a_second = stream::unfold((), |()| async {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        Some((Bytes::from_static(b" "), ()))
+    });
+    let (status, answer) = trickled(&server, a_byte_a_second).await;
+    assert_eq!((status, &answer["reason"]), (504, &json!("Timeout")));
+    assert_eq!(answer["message"], "Timeout: request did not complete within the allotted timeout");
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_end_are_bounded_together() {
+    let config = Config { max_pending_bytes: 1000, ..harness::config() };
+    let server = ApiServer::new(harness::store(), config).unwrap();
+    let half = || stream::once(async { Bytes::from(vec![b' '; 600]) });
+    let mut first = Box::pin(trickled(&server, half().chain(stream::pending())));
+    assert!(futures::poll!(first.as_mut()).is_pending());
+    let (status, answer) = trickled(&server, half()).await;
+    assert_eq!((status, &answer["reason"]), (429, &json!("TooManyRequests")), "{answer}");
+    let (status, _) = call(&server, Method::POST, MAPS, &[], map(&"x".repeat(600))).await;
+    assert_ne!(status, 429, "the program itself is not held up by strangers");
+    drop(first);
+    assert_eq!(trickled(&server, half()).await.0, 400, "what a client that left had sent is forgotten");
 }
 
 #[tokio::test]

@@ -38,6 +38,25 @@ fn shown(list: &Value) -> String {
     items.iter().map(item).collect::<Vec<_>>().join(" ")
 }
 
+/// A list that is made in pieces is the same list.
+#[tokio::test]
+async fn large_ones() {
+    let server = server();
+    let content = "x".repeat(1000);
+    for i in 0..300 {
+        let object = json!({"metadata": {"name": format!("m{i:03}")}, "data": {"v": content}}).to_string();
+        assert_eq!(call(&server, Method::POST, MAPS, &[], object).await.0, 201);
+    }
+    let partial = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+    for (accept, kind) in [("application/json", "ConfigMapList"), (partial, "PartialObjectMetadataList")] {
+        let (_, all) = call(&server, Method::GET, MAPS, &[("accept", accept)], "").await;
+        let items = all["items"].as_array().unwrap();
+        let names = items.iter().map(|item| item["metadata"]["name"].as_str().unwrap());
+        assert!(names.eq((0..300).map(|i| format!("m{i:03}"))), "{accept}");
+        assert_eq!((&all["kind"], revision(&all) > 300), (&json!(kind), true));
+    }
+}
+
 #[tokio::test]
 async fn at_revisions() {
     let server = server();
