@@ -1,4 +1,5 @@
-//! Files that other programs read: written whole or not at all, readable by whom they should be.
+//! Files that other programs read: written whole or not at all, readable by whom they should be. And how many files a
+//! process may have open, connections included.
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -10,6 +11,15 @@ use crate::DaemonError;
 pub fn create_private_dir(path: &Path) -> Result<(), DaemonError> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| error("create", path, e))
+}
+
+/// Lets the process have as many files and connections open as it may at most; the number. What it is allowed at first is
+/// made for programs of old that could not deal with more.
+pub fn open_many() -> std::io::Result<u64> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    Ok(most)
 }
 
 /// Writes through a temporary file and a rename, so that a reader sees the old or the new content.

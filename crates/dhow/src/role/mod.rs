@@ -43,6 +43,7 @@ struct Process {
 
 pub async fn run(args: &cli::roles::RoleArgs, kubeconfig: Option<&Path>) -> Result<()> {
     telemetry::init_logs(&std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()));
+    daemon::files::open_many().context("raising the limit of open files")?;
     // Before anything waits for the API server, so that health can be asked.
     let health = Listener::bind(&args.common.metrics_listen.to_string(), "--metrics-listen").await?;
     let mut process = Process {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use apiserver::ApiServer;
-use daemon::listener::{Limits, Listener};
+use daemon::listener::{Counters, Limits, Listener};
 use daemon::{OnExit, Supervisor, readiness::Readiness, telemetry, tls};
 use futures::FutureExt;
 use prometheus_client::registry::Registry as Metrics;
@@ -30,6 +30,17 @@ impl Bound {
             metrics: Listener::bind(&settings.metrics.to_string(), "--metrics-listen").await?,
             registry: Listener::bind(&settings.registry.to_string(), "--registry-listen").await?,
         })
+    }
+
+    /// Lets what becomes of their clients be seen among the metrics.
+    pub fn counted(self, metrics: &mut Metrics) -> Self {
+        let counters = Counters::register(metrics);
+        Self {
+            api: self.api.counted(&counters, "api"),
+            console: self.console.counted(&counters, "console"),
+            metrics: self.metrics.counted(&counters, "metrics"),
+            registry: self.registry.counted(&counters, "registry"),
+        }
     }
 
     /// Serves them in the last phase, so that a draining platform can still be asked. Returns the certificate that

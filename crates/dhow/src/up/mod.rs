@@ -47,6 +47,8 @@ pub async fn run(args: &cli::UpArgs) -> Result<()> {
         return Ok(());
     }
     daemon::telemetry::init_logs(&std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()));
+    let files = daemon::files::open_many().context("raising the limit of open files")?;
+    tracing::debug!(files, "files and connections may be open");
     daemon::files::create_private_dir(&settings.data_dir)?;
     let store = open_store(&settings.data_dir)?;
     daemon::files::remove_if_present(&settings.endpoints_file())?;
@@ -117,7 +119,7 @@ async fn run_rooms(
     tasks.spawn(CONTROL, "controllers", OnExit::ShutDown, |_| control);
     tasks.spawn(CONTROL, "build worker", OnExit::ShutDown, |_| builder);
     tasks.spawn(NODE, "node", OnExit::ShutDown, |token| async move { node.run(for_node, token).await });
-    let authority = bound.serve(&mut tasks, settings, &api, &registry, &token, metrics)?;
+    let authority = bound.counted(&mut metrics).serve(&mut tasks, settings, &api, &registry, &token, metrics)?;
     let housekeeping = bootstrap::keep_house(registry, client.clone(), settings.clone());
     tasks.spawn(API, "housekeeping", OnExit::ShutDown, |token| housekeeping.run(token));
 

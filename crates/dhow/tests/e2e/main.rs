@@ -13,6 +13,7 @@ mod faults;
 mod function;
 mod gateway;
 mod harness;
+mod hostile;
 mod interrupted;
 mod kubectl;
 mod outside;
