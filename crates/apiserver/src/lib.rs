@@ -11,6 +11,8 @@ mod auth;
 mod discovery;
 mod fieldset;
 mod forms;
+#[cfg(test)]
+mod fuzz;
 mod handler;
 mod index;
 mod kinds;

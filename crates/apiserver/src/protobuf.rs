@@ -315,4 +315,21 @@ mod tests {
         assert_eq!(decode(&body(&spec), "io.k8s.api.core.v1.Pod"), Ok(want));
         assert_eq!(decode(b"{}", "io.k8s.api.core.v1.Pod"), Err(NO_MAGIC));
     }
+
+    #[test]
+    fn any_bytes() {
+        let mut messages: Vec<&String> = MESSAGES.keys().collect();
+        messages.sort();
+        crate::fuzz::try_all("protobuf", |bytes| {
+            // Each byte string is of every kind that it could be taken for, a few at a time.
+            let first = bytes.len() % messages.len();
+            for message in messages.iter().cycle().skip(first).take(8) {
+                if let Ok(object) = decode(bytes, message) {
+                    assert!(object.to_string().len() <= 64 << 20, "{message} grew out of {} bytes", bytes.len());
+                }
+            }
+            let pod = decode(bytes, "io.k8s.api.core.v1.Pod");
+            assert!(pod.is_err() || pod.is_ok_and(|pod| pod.is_object()));
+        });
+    }
 }

@@ -254,4 +254,22 @@ mod tests {
             assert_eq!(selector.ok().map(|s| s.matches(candidate)), want, "{labels:?} {fields:?}");
         }
     }
+
+    #[test]
+    fn any_bytes() {
+        let kinds = Kinds::new();
+        let pods = kinds.find("", "v1", "pods").unwrap();
+        let object = json!({"metadata": {"labels": {"app": "a", "n": "5"}}, "spec": {"nodeName": "n1"}});
+        let index = Index::of(pods.fields, &object);
+        let candidate = Candidate { key: "core/pods/default/p1", index: &index, value: b"{}" };
+        crate::fuzz::try_all("selector", |bytes| {
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            for (labels, fields) in [(Some(text), None), (None, Some(text)), (Some(text), Some(text))] {
+                match Selector::parse(labels, fields, pods) {
+                    Ok(selector) => drop((selector.matches(candidate), selector.name().map(str::to_owned))),
+                    Err(error) => assert_eq!(error.code(), 400),
+                }
+            }
+        });
+    }
 }

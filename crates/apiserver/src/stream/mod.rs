@@ -307,3 +307,40 @@ fn forwarding(wanted: &Wanted, asked: Asked, dial: Dial, call: &Call<'_>) -> Res
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(pieces: impl Iterator<Item = impl AsRef<[u8]>>) -> (Vec<(u8, Vec<u8>)>, bool) {
+        let (mut decoder, mut decoded) = (Decoder::default(), vec![]);
+        for piece in pieces {
+            decoder.push(piece.as_ref());
+            loop {
+                match decoder.take() {
+                    Ok(Some(frame)) => decoded.push(frame),
+                    Ok(None) => break,
+                    Err(_) => return (decoded, false),
+                }
+            }
+        }
+        (decoded, true)
+    }
+
+    #[test]
+    fn frames_of_any_bytes() {
+        crate::fuzz::try_all("frames", |bytes| {
+            let whole = decoded(std::iter::once(bytes));
+            assert!(whole.0.iter().map(|(_, payload)| payload.len() + 5).sum::<usize>() <= bytes.len());
+            for piece in [1, 3, 7] {
+                assert_eq!(decoded(bytes.chunks(piece)), whole, "in pieces of {piece}");
+            }
+            for (channel, payload) in &whole.0 {
+                assert_eq!(
+                    decoded(std::iter::once(frames::encode(*channel, payload))).0,
+                    [(*channel, payload.clone())]
+                );
+            }
+        });
+    }
+}

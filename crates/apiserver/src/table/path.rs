@@ -149,4 +149,15 @@ mod tests {
             assert_eq!(Path::parse(bad), None, "{bad}");
         }
     }
+
+    #[test]
+    fn any_bytes() {
+        let value = json!({"a": {"b": [1, {"c": null}], "x.y": "z"}, "status": {"conditions": [{"type": "Ready"}, 7]}});
+        crate::fuzz::try_all("path", |bytes| {
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            if let Some(path) = Path::parse(text) {
+                assert!(path.find(&value).len() <= 16, "nothing is found twice");
+            }
+        });
+    }
 }

@@ -3,9 +3,7 @@
 //! Each case begins as a request of `tests/corpus` and is then damaged. What once brought the server down is kept there
 //! as a case of its own. A few hundred cases run always; `DHOW_LONG=1` runs a hundred thousand.
 
-use std::fs;
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
 
 use apiserver::ApiServer;
 use futures::FutureExt;
@@ -14,7 +12,11 @@ use http_body_util::{BodyExt, Full};
 use serde_json::Value;
 use tower::Service;
 
+use self::damage::{Random, rounds, seeds};
 use crate::harness::{TOKEN, call, config, store};
+
+#[path = "../corpus/damage.rs"]
+pub mod damage;
 
 const ALWAYS: u64 = 600;
 const LONG: u64 = 100_000;
@@ -27,24 +29,7 @@ struct Case {
     body: Vec<u8>,
 }
 
-/// Xorshift: the same cases for the same seed, everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-}
-
-fn read(path: &Path) -> Case {
-    let bytes = fs::read(path).unwrap();
+fn read(bytes: &[u8]) -> Case {
     let end = bytes.windows(2).position(|pair| pair == b"\n\n").unwrap();
     let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
     let mut lines = head.lines();
@@ -54,11 +39,7 @@ fn read(path: &Path) -> Case {
 }
 
 fn corpus() -> Vec<(String, Case)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
-    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.retain(|path| path.extension().is_none());
-    paths.sort();
-    paths.iter().map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), read(path))).collect()
+    seeds("").into_iter().map(|(name, bytes)| (name, read(&bytes))).collect()
 }
 
 /// A server with something to find for the cases, and a kind of a client's own.
@@ -112,61 +93,13 @@ async fn answered(server: &ApiServer, case: &Case) -> Result<(), String> {
 }
 
 fn damage(case: &mut Case, seeds: &[(String, Case)], random: &mut Random) {
-    const TOKENS: [&str; 24] = [
-        "{",
-        "}",
-        "[",
-        "]",
-        "\"",
-        ":",
-        ",",
-        "null",
-        "-1",
-        "1e400",
-        "99999999999999999999",
-        "\u{0}",
-        "\u{fffd}",
-        "\\u0000",
-        "$patch",
-        "x-kubernetes-",
-        "self.",
-        "(",
-        "*",
-        "\n- ",
-        "&a",
-        "true",
-        "%00",
-        "..",
-    ];
     for _ in 0..=random.below(3) {
-        let (part, target) = match random.below(4) {
-            0 => (&mut case.target, true),
-            _ => (&mut case.body, false),
-        };
-        let at = random.below(part.len() + 1);
-        match random.below(7) {
-            0 if at < part.len() && !target => part[at] ^= 1 << random.below(8),
-            1 => part.truncate(at),
-            2 => {
-                let end = (at + random.below(16)).min(part.len());
-                part.drain(at..end);
-            }
-            3 => {
-                let end = (at + random.below(32)).min(part.len());
-                let piece: Vec<u8> = part[at..end].repeat(1 + random.below(40));
-                part.splice(at..at, piece);
-            }
-            4 => {
-                let token = TOKENS[random.below(TOKENS.len())].repeat(1 + random.below(3));
-                part.splice(at..at, token.bytes());
-            }
-            5 => {
-                let other = &seeds[random.below(seeds.len())].1.body;
-                let from = random.below(other.len() + 1);
-                let end = (from + random.below(64)).min(other.len());
-                part.splice(at..at, other[from..end].iter().copied());
-            }
-            _ => case.headers = seeds[random.below(seeds.len())].1.headers.clone(),
+        let other = &seeds[random.below(seeds.len())].1;
+        match random.below(8) {
+            0 => case.headers = other.headers.clone(),
+            // No client library lets a bit of an address change.
+            1 | 2 => damage::damage(&mut case.target, &other.body, false, random),
+            _ => damage::damage(&mut case.body, &other.body, true, random),
         }
         const MOST: usize = 64 << 10;
         case.body.truncate(MOST);
@@ -185,9 +118,8 @@ async fn the_corpus_is_answered() {
 #[tokio::test]
 async fn damaged_requests_are_answered() {
     let seeds = corpus();
-    let (mut server, long) = (server().await, std::env::var_os("DHOW_LONG").is_some());
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    for round in 0..if long { LONG } else { ALWAYS } {
+    let (mut server, mut random) = (server().await, Random(Random::SEED));
+    for round in 0..rounds(ALWAYS, LONG) {
         // What the cases themselves leave behind must not pile up.
         if round % 5000 == 4999 {
             server = self::server().await;
@@ -203,29 +135,70 @@ async fn damaged_requests_are_answered() {
 }
 
 #[tokio::test]
-async fn hostile_sizes_are_refused() {
+async fn bad_input_is_refused_in_the_words_of_kubernetes() {
     let server = server().await;
-    let path = "/api/v1/namespaces/default/configmaps";
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let (json, yaml) = ("application/json", "application/yaml");
     let nested = |open: &str, close: &str| format!("{}{}", open.repeat(10_000), close.repeat(10_000));
-    let big = format!(r#"{{"metadata":{{"name":"big"}},"data":{{"k":"{}"}}}}"#, "x".repeat(4 << 20));
-    let operations = format!("[{}]", vec![r#"{"op":"add","path":"/data/k","value":"v"}"#; 10_001].join(","));
-    let twice = r#"{"metadata":{"name":"d"},"data":{"k":"1","k":"2"}}"#;
-    let (json, yaml, patch) = ("application/json", "application/yaml", "application/json-patch+json");
-    for (method, path, media, body, code, want) in [
-        (Method::POST, path.to_owned(), json, nested("[", "]"), 400, ""),
-        (Method::POST, path.to_owned(), json, nested(r#"{"a":"#, "}"), 400, ""),
-        (Method::POST, path.to_owned(), yaml, nested("[", "]"), 400, ""),
-        (Method::POST, path.to_owned(), json, big, 413, "Request entity too large"),
-        (Method::POST, format!("{path}?fieldValidation=Strict"), json, twice.into(), 400, "duplicate field"),
-        (Method::POST, path.to_owned(), json, r#"{"metadata":"#.into(), 400, ""),
-        (Method::POST, path.to_owned(), json, r#"{"metadata":{"name":"n"},"data":[1]}"#.into(), 400, ""),
-        (Method::PATCH, format!("{path}/seed"), patch, operations, 413, "The allowed maximum operations"),
-    ] {
-        let headers = [("content-type", media)];
-        let (status, answer) = call(&server, method, &path, &headers, body).await;
-        assert!(status == code || (code == 400 && status == 422), "{path} {media}: {status} {answer}");
-        assert!(answer["message"].as_str().unwrap().contains(want), "{answer}");
+    let large = "x".repeat(4 << 20);
+    let posts: [(&str, Vec<u8>, u16, &str); 22] = [
+        (json, br#"{"metadata":"#.into(), 400, ""),
+        (yaml, b"metadata: {name: [".into(), 400, ""),
+        (json, nested("[", "]").into(), 400, ""),
+        (json, nested(r#"{"a":"#, "}").into(), 400, ""),
+        (json, format!(r#"{{"metadata":{{"name":"n"}},"data":{}}}"#, nested("[", "]")).into(), 400, ""),
+        (yaml, nested("[", "]").into(), 400, ""),
+        (yaml, nested("- ", "").into(), 400, ""),
+        (json, format!(r#"{{"metadata":{{"name":"big"}},"data":{{"k":"{large}"}}}}"#).into(), 413, "too large"),
+        (yaml, format!("metadata: {{name: big}}\ndata: {{k: {large}}}\n").into(), 413, "too large"),
+        (json, br#"{"metadata":{"name":"d"},"data":{"k":"1","k":"2"}}"#.into(), 400, "duplicate field"),
+        (yaml, b"metadata: {name: d}\ndata:\n  k: '1'\n  k: '2'\n".into(), 400, ""),
+        (json, b"{\"metadata\":{\"name\":\"n\"},\"data\":{\"k\":\"\xff\xfe\"}}".into(), 400, ""),
+        (yaml, b"metadata: {name: n}\ndata: {k: \"\xff\xfe\"}\n".into(), 400, ""),
+        (json, br#"{"metadata":{"name":"n"},"data":[1]}"#.into(), 400, ""),
+        (json, br#"{"metadata":{"name":"n"},"data":{"k":1}}"#.into(), 400, ""),
+        (yaml, b"metadata: {name: n}\ndata: [1]\n".into(), 400, ""),
+        (yaml, b"just a word".into(), 400, ""),
+        (json, br#"{"metadata":{"name":7}}"#.into(), 400, ""),
+        (json, br#"{"metadata":{"name":"UPPER_case"}}"#.into(), 422, "RFC 1123 subdomain"),
+        (json, br#"{"metadata":{"name":"a/../b"}}"#.into(), 422, "RFC 1123 subdomain"),
+        (json, format!(r#"{{"metadata":{{"name":"{}"}}}}"#, "n".repeat(254)).into(), 422, "no more than 253"),
+        (json, br#"{"metadata":{"name":"n","labels":{"a b":"c"}}}"#.into(), 422, "metadata.labels"),
+    ];
+    let strict = format!("{maps}?fieldValidation=Strict");
+    for (media, body, code, want) in posts {
+        let shown = String::from_utf8_lossy(&body[..body.len().min(60)]).into_owned();
+        let (status, answer) = call(&server, Method::POST, &strict, &[("content-type", media)], body).await;
+        check(&format!("{media} {shown}"), status.as_u16(), &answer, code, want);
     }
+    for (selector, want) in [
+        ("labelSelector=a%20in%20(b", "unable to parse requirement"),
+        ("labelSelector=%3D%3D", "unable to parse requirement"),
+        ("labelSelector=a%3Db%20c", "unable to parse requirement"),
+        ("fieldSelector=metadata.name", "invalid selector"),
+        ("fieldSelector=data.k%3Dv", "not a known field selector"),
+        ("limit=x", ""),
+        ("continue=rubbish", "continue key is not valid"),
+        ("watch=true&resourceVersion=x", ""),
+    ] {
+        let (status, answer) = call(&server, Method::GET, &format!("{maps}?{selector}"), &[], "").await;
+        check(selector, status.as_u16(), &answer, 400, want);
+    }
+    let operations = format!("[{}]", vec![r#"{"op":"add","path":"/data/k","value":"v"}"#; 10_001].join(","));
+    let patch = [("content-type", "application/json-patch+json")];
+    let (status, answer) = call(&server, Method::PATCH, &format!("{maps}/seed"), &patch, operations).await;
+    check("a patch", status.as_u16(), &answer, 413, "The allowed maximum operations");
+}
+
+fn check(what: &str, status: u16, answer: &Value, code: u16, want: &str) {
+    assert_eq!((status, answer["kind"].as_str()), (code, Some("Status")), "{what}: {answer}");
+    let message = answer["message"].as_str().unwrap();
+    assert!(!message.is_empty() && message.contains(want), "{what}: {answer}");
+}
+
+/// A few lines of YAML that stand for ten thousand million items.
+#[tokio::test]
+async fn aliases_do_not_multiply() {
     let aliases = "a: &a [x,x,x,x,x,x,x,x,x,x]\n".to_owned()
         + &(b'b'..=b'j')
             .map(|c| {
@@ -233,6 +206,8 @@ async fn hostile_sizes_are_refused() {
                 format!("{this}: &{this} [{}]\n", vec![format!("*{last}"); 10].join(","))
             })
             .collect::<String>();
-    let (status, _) = call(&server, Method::POST, path, &[("content-type", yaml)], aliases).await;
+    let headers = [("content-type", "application/yaml")];
+    let path = "/api/v1/namespaces/default/configmaps";
+    let (status, _) = call(&server().await, Method::POST, path, &headers, aliases).await;
     assert!(status.is_client_error(), "{status}");
 }

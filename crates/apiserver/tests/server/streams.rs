@@ -12,13 +12,14 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::watch;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tower::Service;
 
+use crate::fuzz::damage::{Random, damage, rounds, seeds};
 use crate::harness::{TOKEN, call, config, store};
 
 const SUCCESS: &str = r#"{"status":"Success"}"#;
@@ -362,4 +363,59 @@ async fn ports_over_a_socket() {
     want.sort();
     assert_eq!(heard, want);
     world.until_visits(0).await;
+}
+
+thread_local! {
+    static PANICS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// Counts the panics of this thread from now on: a task that ends in one takes only its connection with it.
+fn count_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICS.set(PANICS.get() + 1);
+            before(panic);
+        }));
+    });
+}
+
+/// Whatever a client says once its connection was upgraded, the visit ends with it and leaves nothing.
+#[tokio::test]
+async fn damaged_visits_end() {
+    count_panics();
+    let (world, seeds, mut random) = (World::start().await, seeds("visits"), Random(Random::SEED));
+    let many = seeds.len() as u64;
+    for round in 0..many + rounds(300, 30_000) {
+        let (name, bytes) = seeds[if round < many { round as usize } else { random.below(seeds.len()) }].clone();
+        let end = bytes.windows(2).position(|pair| pair == b"\n\n").unwrap();
+        let (head, mut said) = (String::from_utf8(bytes[..end].to_vec()).unwrap(), bytes[end + 2..].to_vec());
+        for _ in 0..if round < many { 0 } else { 1 + random.below(4) } {
+            damage(&mut said, &seeds[random.below(seeds.len())].1, true, &mut random);
+        }
+        said.truncate(64 << 10);
+        upgraded(&world, &head, &said).await;
+        world.until_visits(0).await;
+        assert_eq!(PANICS.get(), 0, "round {round}, from {name}: {:?}", said.escape_ascii().to_string());
+    }
+}
+
+/// Says it all, and nothing more; reads until the server is done.
+async fn upgraded(world: &World, head: &str, said: &[u8]) {
+    let (mut from, mut to) = tokio::io::split(world.connect());
+    let (request, headers) = head.split_once('\n').unwrap();
+    let head = format!("{request} HTTP/1.1\nhost: x\nauthorization: Bearer {TOKEN}\n{headers}\n\n");
+    to.write_all(head.replace('\n', "\r\n").as_bytes()).await.unwrap();
+    let mut answer = vec![];
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(from.read_u8().await.unwrap());
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&answer));
+    let saying = async {
+        // It may be cut off while it still speaks.
+        let _ = to.write_all(said).await;
+        let _ = to.shutdown().await;
+    };
+    let _ = tokio::join!(saying, from.read_to_end(&mut answer));
 }

@@ -1,8 +1,6 @@
 //! What is refused of the rules of a definition: what does not compile, what could cost too much, and an earlier self where
 //! there is none.
 
-use std::panic::catch_unwind;
-
 use kube_cel::cel::common::ast::Expr;
 use kube_cel::cel::{Context, ExecutionError, Program};
 use serde_json::Value;
@@ -127,9 +125,7 @@ impl Checker {
     fn compiled(&self, text: &str, node: &Value, optional_old: bool, is_rule: bool) -> Result<Expr, String> {
         let before = if is_rule { "" } else { "messageExpression " };
         let failed = |why: &str| format!("{before}compilation failed: {why}");
-        let parsed = catch_unwind(|| parse(text));
-        let parsed = parsed.map_err(|_| failed("ERROR: <input>:1:1: the expression is not understood"))?;
-        let expression = parsed.map_err(|error| failed(&error.to_string()))?.expr;
+        let expression = parse(text).map_err(|why| failed(&why))?.expr;
         let references = cost::References::of(&expression);
         let unknown = references.variables.iter().find(|name| !is_known(name));
         let unknown = unknown.or_else(|| references.functions.iter().find(|name| !self.is_function(name)));

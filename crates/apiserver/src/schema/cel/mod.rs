@@ -6,17 +6,19 @@
 
 mod check;
 mod cost;
+mod nesting;
 mod types;
 mod value;
 
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use kube_cel::KubeCelExt;
 use kube_cel::cel::objects::OptionalValue;
 use kube_cel::cel::parser::{Expression, Parser};
-use kube_cel::cel::{Context, ExecutionError, ParseErrors, Value as Cel};
+use kube_cel::cel::{Context, ExecutionError, Value as Cel};
 use serde_json::Value;
 
 use super::{ListType, Schema};
@@ -25,6 +27,8 @@ pub use check::check;
 
 const RULES: &str = "x-kubernetes-validations";
 const OLD: &str = "oldSelf";
+/// Bytes of what the parser says that are passed on.
+const MOST_WORDS: usize = 1_000;
 
 /// The compiled rules of one version of a kind: those of a node, and of what is below it.
 pub struct Rules {
@@ -107,9 +111,33 @@ fn context() -> Context<'static> {
     context
 }
 
-/// Without the syntax of optional members: the evaluator takes a missing one for an error, so it is better refused.
-fn parse(text: &str) -> Result<Expression, ParseErrors> {
-    Parser::new().parse(text)
+/// Without the syntax of optional members: the evaluator takes a missing one for an error, so it is better refused. `Err`
+/// says what is wrong, in short: the parser repeats the whole expression for each of its mistakes, which may be megabytes.
+fn parse(text: &str) -> Result<Expression, String> {
+    if !nesting::is_bearable(text) {
+        return Err("ERROR: <input>:1:1: the expression is too long, or nested too deep".to_owned());
+    }
+    let parsed = catch_unwind(|| Parser::new().parse(text));
+    let parsed = parsed.map_err(|_| "ERROR: <input>:1:1: the expression is not understood".to_owned())?;
+    parsed.map_err(|errors| {
+        let mut short = Short(String::new());
+        // An error means that there was more to say.
+        match write!(short, "{errors}") {
+            Ok(()) => short.0,
+            Err(_) => short.0 + "...",
+        }
+    })
+}
+
+/// Takes so many bytes and no more.
+struct Short(String);
+
+impl Write for Short {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = text.floor_char_boundary(MOST_WORDS - self.0.len());
+        self.0.push_str(&text[..end]);
+        if end < text.len() { Err(std::fmt::Error) } else { Ok(()) }
+    }
 }
 
 impl Rules {
@@ -184,7 +212,7 @@ pub fn counterpart<'a>(item: &Value, old: &'a Value, list: &Schema) -> Option<&'
 }
 
 impl Rule {
-    fn of(rule: &Value) -> Result<Self, ParseErrors> {
+    fn of(rule: &Value) -> Result<Self, String> {
         let text = |name: &str| rule[name].as_str().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
         let program = parse(text("rule").unwrap_or_default().as_str())?;
         let uses_old = cost::References::of(&program.expr).variables.contains(&OLD);
@@ -331,5 +359,56 @@ mod tests {
             assert_eq!(told.join(", "), want, "{rules}");
         }
         assert!(Rules::of(&json!({"type": "object"})).is_none());
+    }
+
+    /// What passes is evaluated, too: an expression whose cost was bounded ends soon.
+    #[test]
+    fn any_bytes() {
+        let spec = json!({"min": 1, "max": 2, "name": "a", "list": [{"k": "a", "v": 1}, {"k": "b", "v": 2}]});
+        let object = json!({"metadata": {"name": "x"}, "spec": spec});
+        crate::fuzz::try_all("rule", |bytes| {
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            let source = schema(json!([{"rule": text, "messageExpression": text}]));
+            if check(&source, "schema").is_empty() {
+                Rules::of(&source).unwrap().validate(&object, Some(&object), &crate::schema::custom(&source));
+            }
+        });
+    }
+
+    /// Whatever is repeated for as long as it goes, it is refused, or it is checked and evaluated; and what is said about it
+    /// is short.
+    #[test]
+    fn long_and_deep() {
+        let object = json!({"metadata": {"name": "x"}, "spec": {"min": 1}});
+        for (open, close) in [
+            ("(", ")"),
+            ("[", "][0]"),
+            ("{1:", "}[1]"),
+            ("!", ""),
+            ("-", ""),
+            ("1+", ""),
+            ("", ".min"),
+            ("true?1:", ""),
+            ("true||", ""),
+            ("true&&", ""),
+            ("[1].all(x,x==", ")"),
+            ("size([", "])"),
+            ("1 in [1] in ", ""),
+            ("@", ""),
+            ("self.", ""),
+            ("'a',", ""),
+        ] {
+            for count in [20, 45, 60, 95, 198, 1_000, 2_000, 10_000] {
+                let rule = format!("{}self.min{} == 1", open.repeat(count), close.repeat(count));
+                let source = schema(json!([{"rule": rule}]));
+                let errors = check(&source, "schema");
+                // As an older program would have let it in, too.
+                if let Some(rules) = Rules::of(&source) {
+                    rules.validate(&object, None, &crate::schema::custom(&source));
+                }
+                let Some(FieldError { fault: Fault::Invalid { detail, .. }, .. }) = errors.first() else { continue };
+                assert!(detail.len() <= 2 * MOST_WORDS, "{open} {count}: {} bytes are said", detail.len());
+            }
+        }
     }
 }

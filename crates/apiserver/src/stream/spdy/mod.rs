@@ -367,4 +367,15 @@ mod tests {
             prop_assert!(events.iter().map(data).sum::<usize>() <= bytes.len());
         }
     }
+
+    #[test]
+    fn damaged_clients() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        crate::fuzz::try_all("spdy", |bytes| {
+            let (events, fault, _) = runtime.block_on(heard(bytes));
+            let data = |event: &Event| if let Event::Data { bytes, .. } = event { bytes.len() } else { 0 };
+            assert!(events.iter().map(data).sum::<usize>() <= bytes.len());
+            assert!(fault.is_none_or(|fault| !fault.is_empty()));
+        });
+    }
 }
