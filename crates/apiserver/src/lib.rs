@@ -35,6 +35,7 @@ mod table;
 mod watch;
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -127,6 +128,9 @@ pub(crate) struct Inner {
     pub external_durable: bool,
     pub watches: Arc<Semaphore>,
     pub visits: Arc<Semaphore>,
+    pub max_visits: usize,
+    /// Since the program began, as [`stream::KINDS`] has them.
+    pub visits_begun: [AtomicU64; stream::KINDS.len()],
     /// The tasks that serve visits; each ends with its client, or when `stop` says so.
     pub visitors: TaskTracker,
     pub stop: CancellationToken,
@@ -156,6 +160,8 @@ impl ApiServer {
             external_durable: config.external_durable,
             watches: Arc::new(Semaphore::new(config.max_watches)),
             visits: Arc::new(Semaphore::new(config.max_visits)),
+            max_visits: config.max_visits,
+            visits_begun: Default::default(),
             visitors: TaskTracker::new(),
             stop: config.stop,
             events: Mutex::new(oldest_first.into_iter().map(|entry| entry.key).collect()),
@@ -175,6 +181,12 @@ impl ApiServer {
     /// For the program itself: trusted, and never behind an fsync.
     pub fn local(&self) -> Local {
         Local::new(self.inner.clone())
+    }
+
+    /// The visits to pods that are open, and how many of each kind have begun.
+    pub fn visits(&self) -> (usize, impl Iterator<Item = (&'static str, u64)>) {
+        let begun = self.inner.visits_begun.iter().map(|count| count.load(Ordering::Relaxed));
+        (self.inner.max_visits - self.inner.visits.available_permits(), stream::KINDS.into_iter().zip(begun))
     }
 
     /// Waits until no visit to a pod is open any more; to be called once `stop` has been given.

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{AbortHandle, BoxFuture, abortable, join_all};
@@ -32,6 +33,9 @@ const MOST_PAIRS: usize = 128;
 /// Between the WebSocket and SPDY inside it.
 const TUNNEL_BYTES: usize = 64 << 10;
 const CHUNK_BYTES: usize = 32 << 10;
+/// How long a connection whose pod does not read may hold up the others of the same client over SPDY, which has no other
+/// way to hold back one of them. It is broken off then; one that is alone may take its time.
+const STUCK: Duration = Duration::from_secs(60);
 
 /// Serves the ports, each of them one connection, over the channels of a WebSocket.
 pub async fn over_socket(upgraded: Upgraded, form: Form, ports: Vec<u16>, dial: Dial) {
@@ -286,14 +290,19 @@ async fn take(
         }
         return Ok(());
     }
-    let mut sending = std::pin::pin!(to.send(bytes));
+    let (mut sending, mut stuck) = (std::pin::pin!(to.send(bytes)), std::pin::pin!(tokio::time::sleep(STUCK)));
     loop {
         tokio::select! {
             // An error means that the pod has closed it.
             _ = &mut sending => return Ok(()),
             Some(ended) = running.next() => pairs.remove(&ended),
+            () = &mut stuck, if pairs.pairs.len() > 1 => break,
         }
     }
+    if let Some(abort) = pairs.of(stream).and_then(|pair| pair.abort.take()) {
+        abort.abort();
+    }
+    sender.fail(stream).await
 }
 
 /// A connection whose two streams are there, as something to be run; it gives its name when it has ended.

@@ -10,6 +10,8 @@ mod forward;
 mod socket;
 mod spdy;
 
+use std::sync::atomic::Ordering;
+
 use api::frames::{self, Decoder};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -31,6 +33,7 @@ use crate::request::pairs;
 use crate::status::{ApiError, Result};
 use crate::{Inner, NodeProxy, ResponseBody};
 
+pub(crate) const KINDS: [&str; 3] = ["attach", "exec", "portforward"];
 /// Pieces of input on their way to the node; a client that sends more is not read from until there is room.
 const PIECES: usize = 4;
 /// Ports of one plain WebSocket: their channels must fit in a byte, and few clients want more than one.
@@ -175,6 +178,9 @@ impl Inner {
                 (protocol.name, commanding(&wanted, protocol, asked.wants, visit))
             }
         };
+        if let Some(kind) = KINDS.iter().position(|kind| *kind == subresource) {
+            self.visits_begun[kind].fetch_add(1, Ordering::Relaxed);
+        }
         let response = wanted.switch(Some(protocol).filter(|protocol| !protocol.is_empty()));
         let stop = self.stop.clone();
         self.visitors.spawn(async move {

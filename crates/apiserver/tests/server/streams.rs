@@ -69,6 +69,13 @@ fn node(counters: &Arc<Counters>) -> NodeProxy {
                 return Ok(answer(pieces.boxed()));
             }
             let body = request.into_body();
+            if uri.ends_with("port=2") {
+                let deaf = stream::unfold((body, counted), |deaf| async move {
+                    std::future::pending::<()>().await;
+                    Some((vec![], deaf))
+                });
+                return Ok(answer(deaf.boxed()));
+            }
             if uri.starts_with("/portForward") {
                 let pieces = stream::unfold((body, counted), |(mut body, counted)| async move {
                     let bytes = body.frame().await?.ok()?.into_data().ok()?;
@@ -362,6 +369,56 @@ async fn ports_over_a_socket() {
     ];
     want.sort();
     assert_eq!(heard, want);
+    world.until_visits(0).await;
+}
+
+/// A stream that a client opens for a connection to a port, without the dictionary, and without compression.
+fn opened(stream: u32, kind: &str, port: &str, id: &str) -> Vec<u8> {
+    let headers = [("streamtype", kind), ("port", port), ("requestid", id)];
+    let mut block = (headers.len() as u32).to_be_bytes().to_vec();
+    for text in headers.iter().flat_map(|(name, value)| [name, value]) {
+        block.extend((text.len() as u32).to_be_bytes());
+        block.extend(text.bytes());
+    }
+    let length = block.len() as u16;
+    let mut payload = [&stream.to_be_bytes()[..], &[0; 6]].concat();
+    payload.extend(if stream == 1 { &[0x78, 1][..] } else { &[] });
+    payload.push(0);
+    payload.extend([length.to_le_bytes(), (!length).to_le_bytes()].concat());
+    payload.extend(block);
+    [&[0x80, 3, 0, 1][..], &(payload.len() as u32).to_be_bytes(), &payload].concat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_that_is_not_read_holds_up_the_others_for_a_while() {
+    let world = World::start().await;
+    let said =
+        |stream: u32, bytes: &[u8]| [&stream.to_be_bytes()[..], &(bytes.len() as u32).to_be_bytes(), bytes].concat();
+    let streams = [(1, "error", "2", "a"), (3, "data", "2", "a"), (5, "error", "80", "b"), (7, "data", "80", "b")];
+    let mut all: Vec<u8> =
+        streams.iter().flat_map(|(stream, kind, port, id)| opened(*stream, kind, port, id)).collect();
+    for _ in 0..64 {
+        all.extend(said(3, &[b'x'; 32 << 10]));
+    }
+    all.extend(said(7, b"there"));
+    let head = format!(
+        "GET {BASE}/portforward HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n\
+        connection: Upgrade\r\nupgrade: SPDY/3.1\r\nx-stream-protocol-version: portforward.k8s.io\r\n\r\n"
+    );
+    let (mut from, mut to) = tokio::io::split(world.connect());
+    to.write_all(head.as_bytes()).await.unwrap();
+    let writing = tokio::spawn(async move {
+        to.write_all(&all).await.unwrap();
+        to
+    });
+    let mut heard = vec![];
+    while !heard.ends_with(b"there") {
+        heard.push(from.read_u8().await.unwrap());
+    }
+    let reset = [&[0x80, 3, 0, 3, 0, 0, 0, 8][..], &3u32.to_be_bytes()].concat();
+    assert!(heard.windows(reset.len()).any(|window| window == reset), "it is told which one was broken off");
+    world.until_visits(1).await;
+    drop((from, writing.await.unwrap()));
     world.until_visits(0).await;
 }
 

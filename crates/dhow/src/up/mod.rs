@@ -7,6 +7,7 @@ mod credentials;
 mod listeners;
 mod settings;
 mod storage;
+mod visits;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -105,6 +106,7 @@ async fn run_rooms(
     config.node_proxy = Some(node.kubelet_service());
     config.stop = tasks.token(API);
     let api = ApiServer::new(store.clone(), config)?;
+    metrics.register_collector(Box::new(visits::Visits(api.clone())));
     let client = api.client("default");
 
     let (to_autoscaler, from_gateways) = mpsc::channel(POKES);

@@ -196,7 +196,11 @@ async fn the_promised_metrics_are_there() {
         // What a kubelet does between the two, and what an API server keeps, they tell themselves.
         wanted.extend(["phase=\"scheduled\"", "phase=\"sandbox\"", "phase=\"runtime\""]);
         wanted.extend(["dhow_store_writes_total", "dhow_store_commits_total"]);
-        wanted.push("dhow_listener_refused_total{listener=\"api\"}");
+        wanted.extend([
+            "dhow_visits_total{kind=\"exec\"}",
+            "dhow_visits_open",
+            "dhow_listener_refused_total{listener=\"api\"}",
+        ]);
     }
     eventually("the metrics show the cold start", || async {
         let metrics = platform.metrics().await;

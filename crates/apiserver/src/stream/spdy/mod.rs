@@ -2,7 +2,7 @@
 //!
 //! Owns frames and the connection. Must not know what streams are for. The surprise: there are no windows. The clients'
 //! library neither sends nor heeds them, so a stream that is not read holds up the others of its connection, as it does
-//! in Kubernetes; other connections do not notice.
+//! in Kubernetes, until whoever reads the events breaks it off; other connections do not notice.
 
 mod headers;
 
