@@ -32,7 +32,22 @@ impl Seeded {
 /// With a log that begins anew often, so that the main file holds what the log does not.
 fn open(path: &Path) -> Result<Store<()>, StoreError> {
     let options = Options { checkpoint_bytes: 512 << 10, log_bytes: 512 << 10, ..Options::default() };
-    Store::open(path, |_, _| (), options)
+    once_free(|| Store::open(path, |_, _| (), options.clone()))
+}
+
+/// A child that another test is about to start has our locks for the moment between its fork and its exec.
+fn once_free<T>(mut attempt: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let mut attempts = 0..1_000_000;
+    loop {
+        match attempt() {
+            Err(StoreError::Locked { .. }) if attempts.next().is_some() => std::thread::yield_now(),
+            result => return result,
+        }
+    }
+}
+
+fn restore(backup: &Path, path: &Path, suffix: &str) -> Result<store::Restored, StoreError> {
+    once_free(|| store::restore(backup, path, suffix, 0, |_, _| Ok(())))
 }
 
 /// What the child does: two writers, each printing what was acknowledged. Every value names its own revision.
@@ -136,7 +151,7 @@ fn one_step() {
         None => drop(open(&path).unwrap()),
         Some(backup) => {
             let suffix = std::env::var(SUFFIX).unwrap();
-            store::restore(Path::new(&backup), &path, &suffix, 0, |_, _| Ok(())).unwrap();
+            restore(Path::new(&backup), &path, &suffix).unwrap();
         }
     }
 }
@@ -305,7 +320,7 @@ fn killed_while_a_backup_is_restored() {
             assert_eq!(shown(&open(&first).unwrap()), old, "round {round}: what was there is kept");
         }
         // It can be done again, whatever was left half done.
-        store::restore(&backup, &path, ".second", 0, |_, _| Ok(())).unwrap_or_else(|e| panic!("round {round}: {e}"));
+        restore(&backup, &path, ".second").unwrap_or_else(|error| panic!("round {round}: {error}"));
         assert_eq!(shown(&open(&path).unwrap()), new, "round {round}");
         let second = path.with_file_name(format!("round-{round}.second"));
         assert_eq!(shown(&open(&second).unwrap()), found, "round {round}");
