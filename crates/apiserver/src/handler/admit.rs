@@ -317,7 +317,10 @@ fn settle(kind: &Kind, object: &mut Value) {
     match &kind.stored().shape {
         Shape::Builtin(name) if kind.view.is_some() => schema::settle(object, &schema::builtin(name)),
         Shape::Builtin(_) => schema::settle(object, kind.schema()),
-        Shape::Custom(_) | Shape::Defined(_) => {}
+        // Of defined kinds only the metadata are typed.
+        Shape::Custom(_) | Shape::Defined(_) => {
+            schema::settle(&mut object["metadata"], &schema::builtin(schema::OBJECT_META));
+        }
     }
 }
 

@@ -43,6 +43,6 @@ impl Inner {
         text.extend_from_slice(b",\"items\":[");
         text.extend_from_slice(&items.join(&b','));
         text.extend_from_slice(b"]}");
-        Ok(Answer { status: StatusCode::OK, body: text.into(), revision, warnings: vec![] })
+        Ok(Answer { status: StatusCode::OK, body: text.into(), revision })
     }
 }

@@ -14,14 +14,8 @@ use crate::status::{ApiError, FieldError, Result};
 
 pub const SCALE: &str = "io.k8s.api.autoscaling.v1.Scale";
 
-/// A decoded body and what to warn about.
-pub struct Decoded {
-    pub object: Value,
-    pub warnings: Vec<String>,
-}
-
 /// The body of a POST or PUT, or an applied configuration.
-pub fn body(call: &Call<'_>, body: &[u8]) -> Result<Decoded> {
+pub fn body(call: &Call<'_>, body: &[u8]) -> Result<Value> {
     let media = content_type(&call.parts.headers);
     let message = match &call.kind.shape {
         Shape::Builtin(name) if call.subresource != Some("scale") => Some(*name),
@@ -47,8 +41,8 @@ pub fn body(call: &Call<'_>, body: &[u8]) -> Result<Decoded> {
         _ if media == protobuf::MEDIA => vec![],
         _ => schema::duplicate_fields(body),
     };
-    let warnings = screen(call, &object, duplicates)?;
-    Ok(Decoded { object, warnings })
+    call.say(screen(call, &object, duplicates)?);
+    Ok(object)
 }
 
 /// Nobody guesses what an object of a defined kind is.
@@ -116,7 +110,7 @@ fn validation(call: &Call<'_>) -> FieldValidation {
 
 /// Answers a question: the body with its status filled in.
 pub fn ask(call: &Call<'_>, bytes: &[u8], answer: fn(&mut Value, &User)) -> Result<Response<ResponseBody>> {
-    let mut review = body(call, bytes)?.object;
+    let mut review = body(call, bytes)?;
     review["apiVersion"] = call.kind.api_version().into();
     review["kind"] = call.kind.kind.into();
     answer(&mut review, &call.caller.user);

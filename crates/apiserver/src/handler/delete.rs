@@ -109,7 +109,7 @@ impl Inner {
         } else {
             deleted.body
         };
-        Ok(Answer { status: StatusCode::OK, body, revision: deleted.revision, warnings: vec![] })
+        Ok(Answer { status: StatusCode::OK, body, revision: deleted.revision })
     }
 
     /// `None`: not there.

@@ -11,7 +11,7 @@ mod read;
 mod scale;
 mod write;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
@@ -51,6 +51,8 @@ pub(crate) struct Call<'a> {
     pub parts: &'a Parts,
     pub form: Form,
     pub caller: &'a Caller,
+    /// What to warn of, whatever comes of the request.
+    pub said: Mutex<Vec<String>>,
 }
 
 /// What a write answers.
@@ -59,7 +61,6 @@ pub(crate) struct Answer {
     pub body: Bytes,
     /// An external client is answered once this is on disk.
     pub revision: Option<Revision>,
-    pub warnings: Vec<String>,
 }
 
 impl Call<'_> {
@@ -73,6 +74,35 @@ impl Call<'_> {
 
     fn manager(&self) -> String {
         field_manager(self.query, &self.parts.headers, if self.caller.trusted { "dhow" } else { "unknown" })
+    }
+
+    /// Warns the client, in the answer's headers; of the same thing once.
+    fn say(&self, warnings: Vec<String>) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        for warning in warnings {
+            if !said.contains(&warning) {
+                said.push(warning);
+            }
+        }
+    }
+
+    /// The answer with all warnings. Of a deprecated version is warned first, and whatever comes of the request; of
+    /// what else was sent only where a real server has read it before it refuses.
+    fn warned(&self, answered: Result<Response<ResponseBody>>) -> Result<Response<ResponseBody>> {
+        let mut said = std::mem::take(&mut *self.said.lock().unwrap_or_else(PoisonError::into_inner));
+        match &answered {
+            Ok(_) | Err(ApiError::AlreadyExists { .. } | ApiError::BeingDeleted { .. }) => {}
+            Err(ApiError::Invalid { .. }) if self.kind.is_custom() => {}
+            Err(_) => said.clear(),
+        }
+        let deprecation = self.kind.defined().and_then(|version| version.deprecation.clone());
+        said.splice(..0, deprecation);
+        let mut response = match answered {
+            Err(error) if said.is_empty() || error.code() == StatusCode::INTERNAL_SERVER_ERROR => return Err(error),
+            answered => answered.unwrap_or_else(|error| failure(&error)),
+        };
+        said.iter().for_each(|said| warn(&mut response, said));
+        Ok(response)
     }
 
     fn not_found(&self) -> ApiError {
@@ -133,24 +163,14 @@ impl Inner {
             parts,
             form: accepted(&parts.headers)?,
             caller: &caller,
+            said: Mutex::default(),
         };
-        let answered = match call.kind.defined().and_then(|version| version.deprecation.as_ref()) {
-            None => self.verb(&call, body).await,
-            // Said first, and whatever comes of it.
-            Some(said) => {
-                let mut response = self.verb(&call, body).await.unwrap_or_else(|error| failure(&error));
-                let others: Vec<HeaderValue> = response.headers().get_all(WARNING).iter().cloned().collect();
-                response.headers_mut().remove(WARNING);
-                warn(&mut response, said);
-                response.headers_mut().extend(others.into_iter().map(|other| (WARNING, other)));
-                Ok(response)
-            }
-        };
+        let answered = self.verb(&call, body).await;
         if answered.is_err() {
             // That something is there, or is not, is said as well.
             self.on_disk(&caller, self.store.revision()).await?;
         }
-        answered
+        call.warned(answered)
     }
 
     /// What an outsider is shown must not be undone by a crash: it waits until all of it is on disk.
@@ -259,9 +279,7 @@ impl Inner {
             Form::Object => shown(call.kind, answer.body, written),
             form => self.in_form(call, form, &answer.body, written)?,
         };
-        let mut response = json_bytes(answer.status, body);
-        answer.warnings.iter().for_each(|said| warn(&mut response, said));
-        Ok(response)
+        Ok(json_bytes(answer.status, body))
     }
 }
 

@@ -50,8 +50,7 @@ impl Inner {
         if call.subresource.is_some() {
             return Err(not_allowed());
         }
-        let decoded = decode::body(call, body)?;
-        let mut object = decoded.object;
+        let mut object = decode::body(call, body)?;
         call.kind.to_kept(&mut object);
         let manager = call.manager();
         let writing = self.writing(call, &manager);
@@ -59,12 +58,9 @@ impl Inner {
         self.check_definition(call.kind)?;
         for _ in 0..NAMES {
             let admitted = admit::create(&writing, object.clone(), None)?;
-            let advice = advice(call, &admitted, None);
+            call.say(advice(call, &admitted, None));
             match self.insert(call, admitted) {
-                Ok(mut answer) => {
-                    answer.warnings = [decoded.warnings, advice].concat();
-                    return Ok(answer);
-                }
+                Ok(answer) => return Ok(answer),
                 // Only a generated name can be tried again.
                 Err(ApiError::AlreadyExists { .. })
                     if object["metadata"]["name"].as_str().is_none_or(str::is_empty) => {}
@@ -75,11 +71,13 @@ impl Inner {
     }
 
     pub(super) fn replace(&self, call: &Call<'_>, body: &[u8]) -> Result<Answer> {
-        let decoded = decode::body(call, body)?;
-        let mut object = decoded.object;
+        let mut object = decode::body(call, body)?;
         call.kind.to_kept(&mut object);
         let needs_revision = call.kind.is_custom() && call.subresource != Some("scale");
         if needs_revision && object["metadata"]["resourceVersion"].as_str().is_none_or(str::is_empty) {
+            if self.store.get(&call.key()?).is_none() {
+                return Err(call.not_found());
+            }
             let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
             let name = call.name.unwrap_or_default().to_owned();
             // Told of the resource, where other faults are told of the kind.
@@ -92,9 +90,7 @@ impl Inner {
             // Said before anybody looks whether there is something to replace.
             metadata::identify(&mut object.clone(), call.kind, call.namespace, call.name)?;
         }
-        let mut answer = self.modify(call, &Intent::Replace(object))?;
-        answer.warnings.extend(decoded.warnings);
-        Ok(answer)
+        self.modify(call, &Intent::Replace(object))
     }
 
     pub(super) fn patch(&self, call: &Call<'_>, body: &[u8]) -> Result<Answer> {
@@ -106,19 +102,17 @@ impl Inner {
         if format != Format::Apply {
             return self.modify(call, &Intent::Patch(Patch::decode(format, body)?));
         }
-        let decoded = decode::body(call, body)?;
-        if decoded.object["metadata"]["managedFields"].as_array().is_some_and(|list| !list.is_empty()) {
+        let config = decode::body(call, body)?;
+        if config["metadata"]["managedFields"].as_array().is_some_and(|list| !list.is_empty()) {
             return Err(ApiError::BadRequest("metadata.managedFields must be nil".into()));
         }
         if call.subresource != Some("scale") {
-            metadata::says_what_it_is(&decoded.object, call.kind)?;
+            metadata::says_what_it_is(&config, call.kind)?;
         }
         if call.kind.is_custom() && call.subresource != Some("scale") {
-            fits(call, &decoded.object)?;
+            fits(call, &config)?;
         }
-        let mut answer = self.modify(call, &Intent::Apply { config: decoded.object, force })?;
-        answer.warnings.extend(decoded.warnings);
-        Ok(answer)
+        self.modify(call, &Intent::Apply { config, force })
     }
 
     /// Computes and commits until nobody was faster.
@@ -138,6 +132,7 @@ impl Inner {
                     Intent::Replace(object) if may_be_made(call, object) => {
                         let admitted = admit::create(&writing, object.clone(), None)?;
                         self.check_namespace(call, &admitted)?;
+                        call.say(advice(call, &admitted, None));
                         match self.insert(call, admitted) {
                             Err(ApiError::AlreadyExists { .. }) => continue,
                             done => return done,
@@ -148,18 +143,19 @@ impl Inner {
             };
             let live = Live::new(seen(call.kind, &entry)?);
             let mut warnings = vec![];
-            let outcome = plan(call, &writing, intent, &live, &mut warnings)?;
+            let outcome =
+                plan(call, &writing, intent, &live, &mut warnings).inspect_err(|_| call.say(warnings.clone()))?;
             let (object, remove) = match outcome {
                 Outcome::Same => {
+                    warnings.extend(advice(call, &live.object, Some(&live.object)));
+                    call.say(warnings);
                     let body = self.shown_part(call, &entry.value)?;
-                    return Ok(Answer { status: StatusCode::OK, body, revision: Some(entry.modified), warnings });
+                    return Ok(Answer { status: StatusCode::OK, body, revision: Some(entry.modified) });
                 }
-                Outcome::Put(object) => {
-                    warnings.extend(advice(call, &object, Some(&live.object)));
-                    (object, false)
-                }
+                Outcome::Put(object) => (object, false),
                 Outcome::Remove(object) => (object, true),
             };
+            warnings.extend(advice(call, &object, Some(&live.object)));
             let committed = if call.query.dry_run() {
                 Committed { value: Encoded::new(&object).at(entry.modified), revision: entry.modified }
             } else {
@@ -175,8 +171,9 @@ impl Inner {
                     done => done?,
                 }
             };
+            call.say(warnings);
             let body = self.shown_part(call, &committed.value)?;
-            return Ok(Answer { status: StatusCode::OK, body, revision: Some(committed.revision), warnings });
+            return Ok(Answer { status: StatusCode::OK, body, revision: Some(committed.revision) });
         }
         let name = call.name.unwrap_or_default().to_owned();
         Err(ApiError::Conflict { resource: call.kind.resource(), name, why: MODIFIED.into() })
@@ -199,38 +196,38 @@ impl Inner {
         let author = writing.author(Operation::Apply);
         let managed = apply_ownership(&Managed::default(), &author, objects, true)?;
         let admitted = admit::create(writing, config, Some(managed))?;
-        let warnings = advice(call, &admitted, None);
-        Ok(Answer { warnings, ..self.insert(call, admitted)? })
+        call.say(advice(call, &admitted, None));
+        self.insert(call, admitted)
     }
 
     fn insert(&self, call: &Call<'_>, object: Value) -> Result<Answer> {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let key = call.kind.key(call.namespace, name);
-        let exists = || ApiError::AlreadyExists { resource: call.kind.resource(), name: name.to_owned() };
+        let exists = |entry: Option<Entry<Index>>| {
+            let (resource, name) = (call.kind.resource(), name.to_owned());
+            let deleting = entry.is_some_and(|entry| entry.index.deleting);
+            // A made name is tried again, and so is an apply: neither meets one on its way out for long.
+            match deleting && call.parts.method == http::Method::POST {
+                true => ApiError::BeingDeleted { resource, name },
+                false => ApiError::AlreadyExists { resource, name },
+            }
+        };
         if call.query.dry_run() {
-            if self.store.get(&key).is_some() {
-                return Err(exists());
+            if let Some(entry) = self.store.get(&key) {
+                return Err(exists(Some(entry)));
             }
             let body = object.to_string().into();
-            return Ok(Answer { status: StatusCode::CREATED, body, revision: None, warnings: vec![] });
+            return Ok(Answer { status: StatusCode::CREATED, body, revision: None });
         }
         let committed = match self.put(call.kind, &key, &object, Expect::Absent) {
-            Err(ApiError::Store(StoreError::Conflict { .. })) => {
-                let resource = call.kind.resource();
-                let deleting = self.store.get(&key).is_some_and(|entry| entry.index.deleting);
-                // A made name is tried again, and so is an apply: neither meets one on its way out for long.
-                return Err(match deleting && call.parts.method == http::Method::POST {
-                    true => ApiError::BeingDeleted { resource, name: name.to_owned() },
-                    false => exists(),
-                });
-            }
+            Err(ApiError::Store(StoreError::Conflict { .. })) => return Err(exists(self.store.get(&key))),
             done => done?,
         };
         if key.starts_with(EVENT_PREFIX) {
             self.bound_events(key.into());
         }
         let revision = Some(committed.revision);
-        Ok(Answer { status: StatusCode::CREATED, body: committed.value, revision, warnings: vec![] })
+        Ok(Answer { status: StatusCode::CREATED, body: committed.value, revision })
     }
 
     fn writing<'a>(&self, call: &'a Call<'_>, manager: &'a str) -> Writing<'a> {

@@ -91,6 +91,8 @@ pub fn remove_given_up(merged: &mut Value, schema: &Schema, last: &Fields, kept:
                 let Some(step) = item_step(item, &schema.list, item_schema) else { return true };
                 let Some(last) = last.get(&step) else { return true };
                 match kept.get(&step) {
+                    // An item goes with its key, whoever owns what else is in it.
+                    Some(kept) if !kept.own && last.own => false,
                     None => !last.own,
                     Some(kept) => {
                         remove_given_up(item, item_schema, last, kept);

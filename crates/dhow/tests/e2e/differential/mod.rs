@@ -110,7 +110,7 @@ async fn scripts_are_answered_as_by_a_real_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "explores: tests/cluster/run.sh --ignored differential::random, with other seeds in DHOW_SEED"]
+#[ignore = "tests/cluster/run.sh runs it; explores with other seeds in DHOW_SEED"]
 async fn random_scripts_are_answered_as_by_a_real_server() {
     let Some(pair) = Pair::start().await else { return };
     let allowed = Allowed::parse(ALLOWED);
