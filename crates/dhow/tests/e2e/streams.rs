@@ -225,7 +225,7 @@ async fn a_hostile_visitor_stays_inside_and_ends() {
         ("other processes", "test $(ls -d /proc/[0-9]* | wc -l) -gt 10"),
         ("the other's port", &format!("timeout 2 bash -c '</dev/tcp/{address}/8080'")),
         ("the API", &format!("timeout 2 bash -c '</dev/tcp/127.0.0.1/{api}'")),
-        ("root's files", "cat /root/* /etc/shadow"),
+        ("root's files", "cat ~root/* /etc/shadow"),
         ("the platform's files", &format!("ls {}/", platform.dir.path().join("data").display())),
         ("another user", "su -c true || setpriv --reuid=0 true"),
         ("mounts", "mount -t tmpfs x /tmp"),
