@@ -63,6 +63,9 @@ pub(crate) struct Answer {
     pub revision: Option<Revision>,
 }
 
+/// Warnings kept for one answer.
+const MOST_WARNINGS: usize = 256;
+
 impl Call<'_> {
     fn required_name(&self) -> Result<&str> {
         self.name.ok_or_else(not_allowed)
@@ -76,11 +79,11 @@ impl Call<'_> {
         field_manager(self.query, &self.parts.headers, if self.caller.trusted { "dhow" } else { "unknown" })
     }
 
-    /// Warns the client, in the answer's headers; of the same thing once.
+    /// Warns the client, in the answer's headers; of the same thing once, and of no more than it could be told.
     fn say(&self, warnings: Vec<String>) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         for warning in warnings {
-            if !said.contains(&warning) {
+            if said.len() < MOST_WARNINGS && !said.contains(&warning) {
                 said.push(warning);
             }
         }
@@ -101,7 +104,7 @@ impl Call<'_> {
             Err(error) if said.is_empty() || error.code() == StatusCode::INTERNAL_SERVER_ERROR => return Err(error),
             answered => answered.unwrap_or_else(|error| failure(&error)),
         };
-        said.iter().for_each(|said| warn(&mut response, said));
+        fitting(said).iter().for_each(|said| warn(&mut response, said));
         Ok(response)
     }
 
@@ -281,6 +284,24 @@ impl Inner {
         };
         Ok(json_bytes(answer.status, body))
     }
+}
+
+/// As Kubernetes bounds them: when all of them are too long together, each is cut, and what comes after enough is left out.
+fn fitting(said: Vec<String>) -> Vec<String> {
+    const MOST: usize = 4096;
+    const MOST_EACH: usize = 256;
+    let length = |text: &String| text.chars().count();
+    if said.iter().map(length).sum::<usize>() <= MOST {
+        return said;
+    }
+    let mut total = 0;
+    let cut = said.into_iter().map(|text| text.chars().take(MOST_EACH).collect::<String>());
+    cut.take_while(|text| {
+        let fits = total < MOST;
+        total += length(text);
+        fits
+    })
+    .collect()
 }
 
 fn warn(response: &mut Response<ResponseBody>, said: &str) {

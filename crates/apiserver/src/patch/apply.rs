@@ -1,5 +1,7 @@
 //! The two halves of server-side apply: merging what was applied, and removing what was given up.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 use crate::fieldset::{Fields, item_step};
@@ -39,30 +41,29 @@ fn merge_lists(live: &[Value], config: &[Value], schema: &Schema) -> Option<Vec<
         list.iter().map(|item| item_step(item, &schema.list, item_schema)).collect()
     };
     let (live_steps, config_steps) = (steps(live)?, steps(config)?);
+    let (in_live, in_config) = (first_places(&live_steps), first_places(&config_steps));
+    let applied = |i: usize| match in_live.get(&config_steps[i]) {
+        Some(at) => merge_applied(&live[*at], &config[i], item_schema),
+        None => config[i].clone(),
+    };
     let mut merged = Vec::with_capacity(live.len() + config.len());
     let mut next = 0;
-    for (i, step) in live_steps.iter().enumerate() {
-        let Some(found) = config_steps.iter().position(|s| s == step) else {
-            merged.push(live[i].clone());
+    for (item, step) in live.iter().zip(&live_steps) {
+        let Some(found) = in_config.get(step) else {
+            merged.push(item.clone());
             continue;
         };
-        while next <= found {
-            merged.push(applied_item(live, &live_steps, &config[next], &config_steps[next], item_schema));
-            next += 1;
-        }
+        let until = next.max(found + 1);
+        merged.extend((next..until).map(applied));
+        next = until;
     }
-    while next < config.len() {
-        merged.push(applied_item(live, &live_steps, &config[next], &config_steps[next], item_schema));
-        next += 1;
-    }
+    merged.extend((next..config.len()).map(applied));
     Some(merged)
 }
 
-fn applied_item(live: &[Value], steps: &[Box<str>], config: &Value, step: &str, schema: &Schema) -> Value {
-    match steps.iter().position(|s| **s == *step) {
-        Some(i) => merge_applied(&live[i], config, schema),
-        None => config.clone(),
-    }
+/// Where each step is first.
+fn first_places(steps: &[Box<str>]) -> HashMap<&Box<str>, usize> {
+    steps.iter().enumerate().rev().map(|(i, step)| (step, i)).collect()
 }
 
 /// Takes out of `merged` what the applier owned before (`last`) and nobody owns now (`kept`: the applied fields and

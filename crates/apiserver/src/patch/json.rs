@@ -7,6 +7,10 @@ use crate::status::{ApiError, Result};
 
 /// As many as Kubernetes takes.
 const MOST_OPERATIONS: usize = 10_000;
+/// As much as there the copies of a patch may add, in bytes of JSON: each copy of a copy doubles it.
+const MOST_COPIED: usize = 3 << 20;
+/// What operations at the head of long lists may shift, in items.
+const MOST_SHIFTED: usize = 100_000_000;
 
 pub fn decode(body: &[u8]) -> Result<json_patch::Patch> {
     let patch: json_patch::Patch =
@@ -21,6 +25,7 @@ pub fn decode(body: &[u8]) -> Result<json_patch::Patch> {
 
 pub fn apply(object: &mut Value, patch: &json_patch::Patch) -> Result<()> {
     let refused = |error: json_patch::PatchError| ApiError::Unprocessable(error.to_string());
+    let (mut copied, mut shifted) = (0, 0);
     for operation in &patch.0 {
         let lenient = match operation {
             // Kubernetes' library replaces members that are not there.
@@ -35,9 +40,39 @@ pub fn apply(object: &mut Value, patch: &json_patch::Patch) -> Result<()> {
             }
             other => other.clone(),
         };
+        copied += copied_by(&lenient, object);
+        if copied > MOST_COPIED {
+            return Err(ApiError::Unprocessable(format!(
+                "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit \
+                 {MOST_COPIED}"
+            )));
+        }
+        shifted += shifted_by(&lenient, object);
+        if shifted > MOST_SHIFTED {
+            return Err(ApiError::TooLarge("the patch changes long lists too often; replace them as a whole".into()));
+        }
         json_patch::patch(object, std::slice::from_ref(&lenient)).map_err(refused)?;
     }
     Ok(())
+}
+
+fn copied_by(operation: &PatchOperation, object: &Value) -> usize {
+    let PatchOperation::Copy(copy) = operation else { return 0 };
+    object.pointer(copy.from.as_str()).map_or(0, |value| value.to_string().len())
+}
+
+fn shifted_by(operation: &PatchOperation, object: &Value) -> usize {
+    let list = |path: &str| {
+        let parent = path.rsplit_once('/').and_then(|(parent, _)| object.pointer(parent));
+        parent.and_then(Value::as_array).map_or(0, Vec::len)
+    };
+    match operation {
+        PatchOperation::Add(add) => list(add.path.as_str()),
+        PatchOperation::Remove(remove) => list(remove.path.as_str()),
+        PatchOperation::Copy(copy) => list(copy.path.as_str()),
+        PatchOperation::Move(moved) => list(moved.from.as_str()) + list(moved.path.as_str()),
+        PatchOperation::Replace(_) | PatchOperation::Test(_) => 0,
+    }
 }
 
 fn is_new_member(object: &Value, path: &str) -> bool {
@@ -75,5 +110,18 @@ mod tests {
             let done = apply(&mut patched, &decoded).ok().map(|()| patched);
             assert_eq!(done, want, "{patch}");
         }
+    }
+
+    #[test]
+    fn is_bounded() {
+        let doubling = json!(vec![json!({"op": "copy", "from": "/data", "path": "/data/again"}); 60]);
+        let refused = |object: &Value, patch: &Value| {
+            apply(&mut object.clone(), &decode(patch.to_string().as_bytes()).unwrap()).unwrap_err().to_string()
+        };
+        let error = refused(&json!({"data": {"k": "v"}}), &doubling);
+        assert!(error.starts_with("Unable to complete the copy, the accumulated size increase of copy is"), "{error}");
+        let shifting = json!(vec![json!({"op": "add", "path": "/list/0", "value": 1}); 10_000]);
+        let error = refused(&json!({"list": vec![0; 100_000]}), &shifting);
+        assert!(error.contains("the patch changes long lists too often"), "{error}");
     }
 }

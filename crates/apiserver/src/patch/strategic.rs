@@ -1,5 +1,7 @@
 //! Strategic merge patch: like a merge patch, but lists merge as their schema says, and directives steer it.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use crate::schema::{Schema, Strategic};
@@ -37,7 +39,8 @@ fn merge_object(target: &mut Map<String, Value>, patch: &Map<String, Value>, sch
     }
     if let Some(keys) = patch.get(RETAIN_KEYS) {
         let keys = keys.as_array().ok_or_else(|| bad("$retainKeys must be a list"))?;
-        target.retain(|name, _| keys.iter().any(|key| key == name.as_str()));
+        let keys: HashSet<&str> = keys.iter().filter_map(Value::as_str).collect();
+        target.retain(|name, _| keys.contains(name.as_str()));
     }
     let ordered = |name: &String| name.strip_prefix(ELEMENT_ORDER).map(str::to_owned);
     let before: Vec<(String, Vec<Value>)> = (patch.keys().filter_map(ordered))
@@ -93,32 +96,49 @@ fn merge_list(items: &mut Vec<Value>, patch: &[Value], schema: &Schema) -> Resul
         return Ok(());
     }
     let before = items.clone();
-    let key = schema.strategic.merge_key.as_deref();
-    for item in patch.iter().filter(|item| key.is_some() || !item.is_null()) {
-        let Some(key) = key else {
-            if !items.contains(item) {
-                items.push(item.clone());
-            }
-            continue;
-        };
-        let id =
-            item.get(key).ok_or_else(|| bad(&format!("map: {item} does not contain declared merge key: {key}")))?;
-        if item[DIRECTIVE] == "delete" {
-            items.retain(|existing| existing.get(key) != Some(id));
-            continue;
-        }
-        match items.iter_mut().find(|existing| existing.get(key) == Some(id)) {
-            Some(existing) => apply(existing, item, item_schema)?,
-            None => items.push(stripped(item)),
+    match schema.strategic.merge_key.as_deref() {
+        Some(key) => merge_by_key(items, patch, key, item_schema)?,
+        None => {
+            let mut known: HashSet<&Value> = before.iter().collect();
+            items.extend(patch.iter().filter(|item| !item.is_null() && known.insert(item)).cloned());
         }
     }
     reorder(items, patch, &before, &schema.strategic);
     Ok(())
 }
 
+fn merge_by_key(items: &mut Vec<Value>, patch: &[Value], key: &str, schema: &Schema) -> Result<()> {
+    // What is deleted leaves its place empty for as long as others are found by theirs.
+    let mut places: Vec<Option<Value>> = std::mem::take(items).into_iter().map(Some).collect();
+    let mut found: HashMap<Value, Vec<usize>> = HashMap::new();
+    for (place, item) in places.iter().enumerate() {
+        let id = item.as_ref().and_then(|item| item.get(key));
+        id.into_iter().for_each(|id| found.entry(id.clone()).or_default().push(place));
+    }
+    for item in patch {
+        let id =
+            item.get(key).ok_or_else(|| bad(&format!("map: {item} does not contain declared merge key: {key}")))?;
+        if item[DIRECTIVE] == "delete" {
+            found.remove(id).into_iter().flatten().for_each(|place| places[place] = None);
+            continue;
+        }
+        let first = found.get(id).and_then(|all| all.first()).copied();
+        match first.and_then(|place| places[place].as_mut()) {
+            Some(existing) => apply(existing, item, schema)?,
+            None => {
+                found.entry(id.clone()).or_default().push(places.len());
+                places.push(Some(stripped(item)));
+            }
+        }
+    }
+    items.extend(places.into_iter().flatten());
+    Ok(())
+}
+
 fn delete_from(target: &mut Map<String, Value>, list: &str, removed: &Value) -> Result<()> {
     let removed = removed.as_array().ok_or_else(|| bad("$deleteFromPrimitiveList must be a list"))?;
     if let Some(items) = target.get_mut(list).and_then(Value::as_array_mut) {
+        let removed: HashSet<&Value> = removed.iter().collect();
         items.retain(|item| !removed.contains(item));
     }
     Ok(())
@@ -131,24 +151,23 @@ fn reorder(items: &mut Vec<Value>, order: &[Value], before: &[Value], strategic:
         Some(key) => item.get(&**key).cloned().unwrap_or(Value::Null),
         None => item.clone(),
     };
-    let ids = |list: &[Value]| list.iter().map(id).collect::<Vec<_>>();
-    let (order, before) = (ids(order), ids(before));
-    let rank = |item: &Value, list: &[Value]| list.iter().position(|wanted| *wanted == id(item));
-    let (mut named, mut others): (Vec<Value>, Vec<Value>) =
-        items.drain(..).partition(|item| rank(item, &order).is_some());
-    named.sort_by_key(|item| rank(item, &order));
-    others.sort_by_key(|item| rank(item, &before).unwrap_or(usize::MAX));
+    let ranks = |list: &[Value]| -> HashMap<Value, usize> {
+        list.iter().enumerate().rev().map(|(rank, item)| (id(item), rank)).collect()
+    };
+    let (order, before) = (ranks(order), ranks(before));
+    let ranked = items.drain(..).map(|item| (order.get(&id(&item)).copied(), before.get(&id(&item)).copied(), item));
+    let (mut named, mut others): (Vec<_>, Vec<_>) = ranked.partition(|(named, _, _)| named.is_some());
+    named.sort_by_key(|(rank, _, _)| *rank);
+    others.sort_by_key(|(_, was, _)| was.unwrap_or(usize::MAX));
     let mut others = others.into_iter().peekable();
-    for item in named {
-        let at = rank(&item, &before);
-        while let Some(other) =
-            others.next_if(|other| at.is_some() && rank(other, &before).is_some_and(|o| Some(o) < at))
-        {
+    for (_, at, item) in named {
+        let is_before = |other: &Option<usize>| at.is_some() && other.is_some() && *other < at;
+        while let Some((_, _, other)) = others.next_if(|(_, other, _)| is_before(other)) {
             items.push(other);
         }
         items.push(item);
     }
-    items.extend(others);
+    items.extend(others.map(|(_, _, item)| item));
 }
 
 fn is_directive(name: &str) -> bool {

@@ -1,9 +1,15 @@
 //! What is taken, and is likely not what was meant: said as a warning, in Kubernetes' words.
 
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 
 use crate::forms::qualified_faults;
 use crate::quantity::Quantity;
+
+/// Of one thing, more is not read.
+const MOST_SAID: usize = 20;
 
 /// Of a pod, whose path is empty, or of a template.
 pub fn of_pod(pod: &Value, path: &str) -> Vec<String> {
@@ -35,11 +41,12 @@ fn of_container(container: &Value, at: &str) -> Vec<String> {
         }
     }
     let variables = container["env"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut before = HashSet::new();
     for (i, variable) in variables.iter().enumerate() {
         let name = variable["name"].as_str().unwrap_or_default();
         let (value, itself) = (variable["value"].as_str().unwrap_or_default(), format!("$({name})"));
         let keeps = variable["valueFrom"].is_null() && value != itself && value.contains(&itself);
-        if variables[..i].iter().any(|before| before["name"] == name) && !keeps {
+        if !before.insert(name) && !keeps {
             let at = format!("{at}.env[{i}]");
             said.push(format!("{at}: hides previous definition of {name:?}, which may be dropped when using apply"));
         }
@@ -50,26 +57,33 @@ fn of_container(container: &Value, at: &str) -> Vec<String> {
 /// Ports of all containers together.
 fn ports(containers: &[(String, &Value)]) -> Vec<String> {
     let all = containers.iter().flat_map(|(at, container)| super::find(container, at, "ports[]"));
-    let all: Vec<(&Value, String)> = all.collect();
     let (mut said, mut names) = (vec![], vec![]);
-    for (i, (port, at)) in all.iter().enumerate() {
-        let same = |other: &Value, field: &str| other[field] == port[field];
-        for (other, there) in &all[..i] {
-            if !same(other, "containerPort") || !same(other, "protocol") {
-                continue;
-            }
-            if same(other, "hostIP") && same(other, "hostPort") {
+    let mut by_number: HashMap<_, Vec<(&Value, String)>> = HashMap::new();
+    let mut by_name: HashMap<&Value, String> = HashMap::new();
+    for (port, at) in all {
+        let before = by_number.entry((&port["containerPort"], &port["protocol"])).or_default();
+        for (other, there) in before.iter().take(MOST_SAID) {
+            let same = |field: &str| other[field] == port[field];
+            if same("hostIP") && same("hostPort") {
                 said.push(format!("{at}: duplicate port definition with {there}"));
             } else if port["hostPort"].is_null() || other["hostPort"].is_null() {
                 said.push(format!("{at}: overlapping port definition with {there}"));
             }
         }
-        let before = all[..i].iter().find(|(other, _)| !port["name"].is_null() && same(other, "name"));
-        names.extend(before.map(|(_, there)| {
-            let name = &port["name"];
-            let first = "services and probes that select ports by name will use";
-            format!("{at}: duplicate port name {name} with {there}, {first} {there}")
-        }));
+        before.push((port, at.clone()));
+        let name = &port["name"];
+        if name.is_null() {
+            continue;
+        }
+        match by_name.entry(name) {
+            Entry::Vacant(free) => {
+                free.insert(at);
+            }
+            Entry::Occupied(there) => {
+                let (there, first) = (there.get(), "services and probes that select ports by name will use");
+                names.push(format!("{at}: duplicate port name {name} with {there}, {first} {there}"));
+            }
+        }
     }
     said.extend(names);
     said
@@ -115,7 +129,7 @@ pub fn of_finalizers(object: &Value, old: Option<&Value>) -> Vec<String> {
         let list = object["metadata"]["finalizers"].as_array().into_iter().flatten();
         list.filter_map(|name| name.as_str().map(str::to_owned)).collect()
     };
-    let had = old.map(list).unwrap_or_default();
+    let had: HashSet<String> = old.map(list).unwrap_or_default().into_iter().collect();
     let mut added: Vec<String> = list(object).into_iter().filter(|name| !had.contains(name)).collect();
     added.sort();
     added.dedup();
@@ -136,7 +150,7 @@ pub fn of_finalizers(object: &Value, old: Option<&Value>) -> Vec<String> {
 
 /// Of a definition: the formats that mean nothing here and did not before.
 pub fn of_formats(definition: &Value, old: Option<&Value>) -> Vec<String> {
-    let had = old.map(formats).unwrap_or_default();
+    let had: HashSet<String> = old.map(formats).unwrap_or_default().into_iter().collect();
     let new = formats(definition).into_iter().filter(|format| !had.contains(format));
     new.map(|format| format!("unrecognized format {format:?}")).collect()
 }

@@ -1,5 +1,7 @@
 //! What a container must be.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::Must::{AtLeast, Be, Differ, Hold, Keep, Look, OneOf, Range};
@@ -150,9 +152,10 @@ fn sources(list: &Value, at: &str) -> Vec<FieldError> {
 }
 
 fn mounts(mounts: &Value, at: &str) -> Vec<FieldError> {
-    let paths: Vec<&Value> = mounts.as_array().into_iter().flatten().map(|mount| &mount["mountPath"]).collect();
-    let twice = (0..paths.len()).filter(|i| paths[..*i].contains(&paths[*i]));
-    twice.map(|i| FieldError::invalid(format!("{at}[{i}].mountPath"), paths[i].clone(), "must be unique")).collect()
+    let mut seen = HashSet::new();
+    let paths = mounts.as_array().into_iter().flatten().map(|mount| &mount["mountPath"]).enumerate();
+    let twice = paths.filter(|(_, path)| !seen.insert(*path));
+    twice.map(|(i, path)| FieldError::invalid(format!("{at}[{i}].mountPath"), path.clone(), "must be unique")).collect()
 }
 
 fn field_path(path: &Value, at: &str) -> Vec<FieldError> {

@@ -12,6 +12,8 @@ mod slice;
 mod volume;
 mod workload;
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::status::{Fault, FieldError};
@@ -102,8 +104,9 @@ fn judge(value: &Value, at: &str, must: Must, errors: &mut Vec<FieldError>) {
             errors.extend(number.map(|number| FieldError::invalid(at, number, why)));
         }
         (Must::Differ(member), Value::Array(items)) => {
+            let mut seen = HashSet::new();
             for (i, item) in items.iter().enumerate().filter(|(_, item)| !is_empty(&item[member])) {
-                if items[..i].iter().any(|before| before[member] == item[member]) {
+                if !seen.insert(&item[member]) {
                     errors.push(FieldError::duplicate(format!("{at}[{i}].{member}"), item[member].clone()));
                 }
             }

@@ -1,5 +1,7 @@
 //! What a pod's specification must be, alone and in a template.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::Must::{AtLeast, Be, BeLabels, Differ, Hold, Keep, Look, OneOf};
@@ -61,11 +63,11 @@ fn deadline(seconds: &Value, at: &str) -> Vec<FieldError> {
 /// Init containers share the names of the others.
 fn names(spec: &Value, at: &str) -> Vec<FieldError> {
     let list = |name: &str| spec[name].as_array().map(Vec::as_slice).unwrap_or_default();
-    let (first, others) = (list("initContainers"), list("containers"));
+    let mut before: HashSet<&Value> = list("containers").iter().map(|container| &container["name"]).collect();
     let mut errors = vec![];
-    for (i, container) in first.iter().enumerate().filter(|(_, c)| c["name"].as_str().is_some_and(|n| !n.is_empty())) {
-        let mut before = others.iter().chain(&first[..i]);
-        if before.any(|other| other["name"] == container["name"]) {
+    let first = list("initContainers").iter().enumerate();
+    for (i, container) in first.filter(|(_, c)| c["name"].as_str().is_some_and(|name| !name.is_empty())) {
+        if !before.insert(&container["name"]) {
             errors.push(FieldError::duplicate(
                 below(at, &format!("initContainers[{i}].name")),
                 container["name"].clone(),
@@ -79,11 +81,12 @@ fn names(spec: &Value, at: &str) -> Vec<FieldError> {
 fn mounts(spec: &Value, at: &str) -> Vec<FieldError> {
     let volumes = spec["volumes"].as_array().map(Vec::as_slice).unwrap_or_default();
     let is_sound = |volume: &Value| super::check(volume, "", volume::VOLUME).is_empty();
-    let known: Vec<&Value> = volumes.iter().filter(|volume| is_sound(volume)).map(|volume| &volume["name"]).collect();
+    let known: HashSet<&Value> =
+        volumes.iter().filter(|volume| is_sound(volume)).map(|volume| &volume["name"]).collect();
     let mut errors = vec![];
     for list in ["containers", "initContainers"] {
         for (mount, at) in super::find(spec, at, &format!("{list}[].volumeMounts[]")) {
-            if !known.contains(&&mount["name"]) {
+            if !known.contains(&mount["name"]) {
                 errors.push(not_found(format!("{at}.name"), &mount["name"]));
             }
         }

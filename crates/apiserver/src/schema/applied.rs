@@ -2,6 +2,8 @@
 //!
 //! Who applies owns what they say, so all of it must have a place. The words are those of Kubernetes' merging library.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::{Form, ListType, Schema};
@@ -41,12 +43,7 @@ fn walk(value: &Value, schema: &Schema, path: &mut String, found: &mut Vec<Strin
         }
         Value::Array(items) => {
             keys(items, schema, path, found);
-            let Some(item) = &schema.items else { return };
-            for (i, value) in items.iter().enumerate() {
-                path.push_str(&format!("[{i}]"));
-                walk(value, item, path, found);
-                path.truncate(length);
-            }
+            schema.visit_items(items, path, |value, schema, path| walk(value, schema, path, found));
         }
         _ => {}
     }
@@ -54,7 +51,7 @@ fn walk(value: &Value, schema: &Schema, path: &mut String, found: &mut Vec<Strin
 
 /// Items that a merge could not tell apart.
 fn keys(items: &[Value], schema: &Schema, path: &str, found: &mut Vec<String>) {
-    let mut seen: Vec<String> = vec![];
+    let mut seen = HashSet::new();
     for (i, item) in items.iter().enumerate() {
         let key = match &schema.list {
             ListType::Atomic => return,
@@ -76,7 +73,7 @@ fn keys(items: &[Value], schema: &Schema, path: &str, found: &mut Vec<String>) {
         if seen.contains(&key) {
             found.push(format!("{path}: duplicate entries for key {key}"));
         } else {
-            seen.push(key);
+            seen.insert(key);
         }
     }
 }

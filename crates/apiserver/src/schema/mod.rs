@@ -19,6 +19,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use applied::apply_faults;
+use cel::Counterparts;
 pub use cel::{Rules, check as check_rules};
 pub use compile::{OBJECT_META, builtin, builtin_definitions, custom, value};
 pub use defaults::{apply_defaults, drop_nulls};
@@ -130,6 +131,17 @@ impl Schema {
     pub fn names(&self, name: &str) -> bool {
         self.properties.contains_key(name)
     }
+
+    /// Visits the items of a list with the schema of each, while `path` says where it is.
+    fn visit_items(&self, items: &[Value], path: &mut String, mut visit: impl FnMut(&Value, &Schema, &mut String)) {
+        let Some(schema) = &self.items else { return };
+        let length = path.len();
+        for (i, item) in items.iter().enumerate() {
+            path.extend(["[", &i.to_string(), "]"]);
+            visit(item, schema, path);
+            path.truncate(length);
+        }
+    }
 }
 
 /// Whether what a path, as errors write it, leads to is as it was: it or what it is in. Items of a list are found again
@@ -144,7 +156,7 @@ pub fn is_unchanged(new: &Value, old: &Value, schema: &Schema, path: &str) -> bo
         let below = match new {
             Value::Array(items) => {
                 let item = part.parse::<usize>().ok().and_then(|i| items.get(i));
-                item.and_then(|item| Some((item, cel::counterpart(item, old, schema)?, schema.items.as_deref())))
+                item.and_then(|item| Some((item, Counterparts::of(old, schema).find(item)?, schema.items.as_deref())))
             }
             _ if schema.atomic_map => None,
             new => new.get(part).zip(old.get(part)).map(|(new, old)| (new, old, schema.member(part))),
@@ -167,9 +179,9 @@ fn is_same(new: &Value, old: &Value, schema: &Schema) -> bool {
         }
         (Value::Array(is), Value::Array(was)) if is.len() == was.len() => {
             let item = schema.items.as_deref().unwrap_or(&any);
-            let keyed = matches!(schema.list, ListType::Map(_));
+            let keyed = matches!(schema.list, ListType::Map(_)).then(|| Counterparts::of(old, schema));
             is.iter().zip(was).all(|(new, at)| {
-                let old = if keyed { cel::counterpart(new, old, schema) } else { Some(at) };
+                let old = if let Some(keyed) = &keyed { keyed.find(new) } else { Some(at) };
                 old.is_some_and(|old| is_same(new, old, item))
             })
         }

@@ -33,12 +33,7 @@ fn walk(value: &Value, schema: &Schema, path: &mut String, found: &mut Vec<Strin
             }
         }
         Value::Array(items) => {
-            let Some(item) = &schema.items else { return };
-            for (i, value) in items.iter().enumerate() {
-                path.push_str(&format!("[{i}]"));
-                walk(value, item, path, found);
-                path.truncate(length);
-            }
+            schema.visit_items(items, path, |value, schema, path| walk(value, schema, path, found));
         }
         _ => {}
     }

@@ -56,13 +56,7 @@ fn check(given: &Value, schema: &Schema, path: &mut String, errors: &mut Vec<Fie
             }
         }
         Value::Array(items) => {
-            if let Some(item) = &schema.items {
-                for (i, value) in items.iter().enumerate() {
-                    path.push_str(&format!("[{i}]"));
-                    check(value, item, path, errors);
-                    path.truncate(length);
-                }
-            }
+            schema.visit_items(items, path, |value, schema, path| check(value, schema, path, errors));
         }
         _ => {}
     }
@@ -93,12 +87,7 @@ fn find_duplicates(value: &Value, schema: &Schema, path: &mut String, errors: &m
         }
         Value::Array(items) => {
             unique(items, schema, path, errors);
-            for (i, value) in items.iter().enumerate() {
-                let Some(item) = &schema.items else { break };
-                path.push_str(&format!("[{i}]"));
-                find_duplicates(value, item, path, errors);
-                path.truncate(length);
-            }
+            schema.visit_items(items, path, |value, schema, path| find_duplicates(value, schema, path, errors));
         }
         _ => {}
     }
@@ -296,12 +285,7 @@ fn find_embedded(value: &Value, schema: &Schema, path: &mut String, errors: &mut
             }
         }
         Value::Array(items) => {
-            for (i, value) in items.iter().enumerate() {
-                let Some(item) = &schema.items else { break };
-                path.push_str(&format!("[{i}]"));
-                find_embedded(value, item, path, errors);
-                path.truncate(length);
-            }
+            schema.visit_items(items, path, |value, schema, path| find_embedded(value, schema, path, errors));
         }
         _ => {}
     }

@@ -10,4 +10,5 @@ mod harness;
 mod history;
 mod kubectl;
 mod lists;
+mod long;
 mod streams;

@@ -1,5 +1,7 @@
 //! What a definition must be, in Kubernetes' words. All faults are told; their order means nothing.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::{properties, structural};
@@ -167,8 +169,8 @@ fn versions(spec: &Value) -> Vec<FieldError> {
             errors.extend(check_schema(structure, &at, version["subresources"]["status"].is_object()));
         }
     }
-    let names: Vec<&Value> = versions.iter().map(|version| &version["name"]).collect();
-    if (1..names.len()).any(|i| names[..i].contains(&names[i])) {
+    let mut names = HashSet::new();
+    if !versions.iter().all(|version| names.insert(&version["name"])) {
         let detail = "must contain unique version names";
         errors.push(FieldError::invalid("spec.versions", spec["versions"].clone(), detail));
     }
@@ -271,7 +273,7 @@ fn scale(version: &Value, at: &str) -> Vec<FieldError> {
 fn selectable(version: &Value, at: &str) -> Vec<FieldError> {
     let structure = &version["schema"]["openAPIV3Schema"];
     let mut errors = vec![];
-    let mut seen: Vec<&str> = vec![];
+    let mut seen = HashSet::new();
     for (i, field) in version["selectableFields"].as_array().into_iter().flatten().enumerate() {
         let at = format!("{at}[{i}].jsonPath");
         let path = field["jsonPath"].as_str().unwrap_or_default();
@@ -294,10 +296,8 @@ fn selectable(version: &Value, at: &str) -> Vec<FieldError> {
                           with formats are allowed.";
             errors.push(FieldError::invalid(at.clone(), path, detail));
         }
-        if seen.contains(&path) {
+        if !seen.insert(path) {
             errors.push(FieldError::duplicate(at, path));
-        } else {
-            seen.push(path);
         }
     }
     if seen.len() > MOST_SELECTABLE {

@@ -194,8 +194,9 @@ impl Rules {
             }
             Value::Array(items) => {
                 let (Some(rules), Some(schema)) = (&self.items, &place.schema.items) else { return };
+                let old = place.old.map(|old| Counterparts::of(old, place.schema));
                 for (i, value) in items.iter().enumerate() {
-                    let old = place.old.and_then(|old| counterpart(value, old, place.schema));
+                    let old = old.as_ref().and_then(|old| old.find(value));
                     let path = format!("{}[{i}]", place.path);
                     rules.walk(&Place { value, old, schema, path }, context, broken);
                 }
@@ -205,10 +206,27 @@ impl Rules {
     }
 }
 
-/// The item that an item of a list was, where items are told apart by keys.
-pub fn counterpart<'a>(item: &Value, old: &'a Value, list: &Schema) -> Option<&'a Value> {
-    let ListType::Map(keys) = &list.list else { return None };
-    old.as_array()?.iter().find(|old| keys.iter().all(|key| old[&**key] == item[&**key]))
+/// What the items of a list were, where they are told apart by keys.
+pub struct Counterparts<'a> {
+    keys: &'a [Box<str>],
+    old: HashMap<Vec<&'a Value>, &'a Value>,
+}
+
+impl<'a> Counterparts<'a> {
+    pub fn of(old: &'a Value, list: &'a Schema) -> Self {
+        let keys = if let ListType::Map(keys) = &list.list { keys.as_slice() } else { &[] };
+        let items = old.as_array().filter(|_| !keys.is_empty()).into_iter().flatten();
+        // Of two with the same keys the first counts.
+        Self { keys, old: items.rev().map(|item| (identity(item, keys), item)).collect() }
+    }
+
+    pub fn find(&self, item: &Value) -> Option<&'a Value> {
+        self.old.get(&identity(item, self.keys)).copied()
+    }
+}
+
+fn identity<'a>(item: &'a Value, keys: &[Box<str>]) -> Vec<&'a Value> {
+    keys.iter().map(|key| &item[&**key]).collect()
 }
 
 impl Rule {
