@@ -1,21 +1,30 @@
 //! The one thread that writes to the disk, and the bounded queue in front of it.
 //!
 //! Group commit: the thread takes everything that waits, writes it in one transaction with one fsync, and then
-//! tells all who waited. It also reserves blocks of revisions, before they are given out. The first failure is the
+//! tells those who waited for it. When many write at once it gives them a moment to come back with their next write:
+//! it waits for as many as last time, but not for long. It also reserves blocks of revisions, before they are given out. The first failure is the
 //! last: after a failed fsync nobody knows what the disk holds, so nothing more is written or promised.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::checkpoint::Checkpoints;
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::options::{Counting, Options};
 use crate::store::Revision;
+
+/// How long a commit waits for those who wrote the last time.
+const GATHER: Duration = Duration::from_millis(1);
+
+/// Lets go of all who still wait when the thread is at its end.
+struct Ended(Arc<Pending>);
 
 /// What one write does to the disk.
 pub(crate) enum Operation {
@@ -31,8 +40,6 @@ pub(crate) struct Writer {
 
 #[derive(Clone, Default)]
 struct Progress {
-    /// Every durable write up to this revision is on disk.
-    synced: Revision,
     failed: Option<Arc<str>>,
     closed: bool,
 }
@@ -40,14 +47,25 @@ struct Progress {
 struct Pending {
     queue: Mutex<Queue>,
     wake: Condvar,
+    synced: Mutex<Synced>,
     max_operations: usize,
     max_bytes: usize,
     block: u64,
 }
 
+/// How far the disk is, and who is told when it has come as far as they wait for. A failure drops them.
+#[derive(Default)]
+struct Synced {
+    /// Every durable write up to this revision is on disk.
+    to: Revision,
+    waiting: BTreeMap<Revision, Vec<oneshot::Sender<()>>>,
+}
+
 #[derive(Default)]
 struct Queue {
     operations: Vec<Operation>,
+    /// The writer is woken when there are as many.
+    wanted: usize,
     bytes: usize,
     /// The highest durable revision that was queued.
     last: Revision,
@@ -77,6 +95,7 @@ impl Writer {
         let pending = Arc::new(Pending {
             queue: Mutex::new(Queue { reserved, ..Queue::default() }),
             wake: Condvar::new(),
+            synced: Mutex::default(),
             max_operations: options.writer_queue,
             max_bytes: options.writer_queue_bytes,
             block: options.block(),
@@ -87,7 +106,12 @@ impl Writer {
             .name("store-writer".into())
             .spawn({
                 let pending = pending.clone();
-                move || run(disk, checkpoints, &pending, &sender, &counting)
+                move || {
+                    // Dropped after the sender, whatever ends the thread.
+                    let ended = Ended(pending);
+                    let sender = sender;
+                    run(disk, checkpoints, &ended.0, &sender, &counting);
+                }
             })
             .map_err(|source| StoreError::Io { path: path.into(), source })?;
         Ok(Self { pending, progress, thread: Mutex::new(Some(thread)) })
@@ -118,16 +142,29 @@ impl Writer {
         queue.bytes += operation.bytes();
         queue.operations.push(operation);
         queue.last = revision;
-        self.pending.wake.notify_one();
+        if queue.operations.len() >= queue.wanted {
+            self.pending.wake.notify_one();
+        }
     }
 
     pub async fn durable(&self, revision: Revision) -> Result<(), StoreError> {
         // Memory-only writes after the last durable one have nothing to wait for.
         let target = self.pending.lock().last.min(revision);
-        if self.progress.borrow().synced >= target {
+        let told = {
+            let mut synced = self.pending.synced();
+            if synced.to >= target {
+                return Ok(());
+            }
+            let (tell, told) = oneshot::channel();
+            synced.waiting.entry(target).or_default().push(tell);
+            told
+        };
+        // Whoever comes after the end is told by nobody.
+        let ended = self.progress.borrow().failed.is_some() || self.progress.has_changed().is_err();
+        if !ended && told.await.is_ok() {
             return Ok(());
         }
-        self.wait_for(|progress| progress.synced >= target).await
+        self.wait_for(|progress| progress.closed).await
     }
 
     pub async fn failed(&self) -> StoreError {
@@ -172,9 +209,19 @@ impl Drop for Writer {
     }
 }
 
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.synced().waiting.clear();
+    }
+}
+
 impl Pending {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn synced(&self) -> MutexGuard<'_, Synced> {
+        self.synced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stop(&self) {
@@ -182,17 +229,32 @@ impl Pending {
         self.wake.notify_one();
     }
 
-    /// Waits for work, and takes all of it.
-    fn take(&self) -> Batch {
-        let idle = |queue: &mut Queue| queue.is_idle(self.block);
-        let mut queue = self.wake.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
-        queue.take(self.block)
-    }
-
-    /// Takes what there is to do, if there is anything.
-    fn take_now(&self) -> Option<Batch> {
+    /// Waits for work, and takes all of it; `None` when there is none and `now` it is wanted. Before that it waits a moment
+    /// for as many writes as the last batch had.
+    fn take(&self, last: usize, now: bool) -> Option<Batch> {
         let mut queue = self.lock();
-        (!queue.is_idle(self.block)).then(|| queue.take(self.block))
+        if now && queue.is_idle(self.block) {
+            return None;
+        }
+        queue.wanted = 1;
+        let idle = |queue: &mut Queue| queue.is_idle(self.block);
+        queue = self.wake.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner);
+        queue.wanted = last;
+        let few = |queue: &mut Queue| (1..last).contains(&queue.operations.len()) && !queue.stop;
+        let (mut queue, _) = self.wake.wait_timeout_while(queue, GATHER, few).unwrap_or_else(PoisonError::into_inner);
+        Some(queue.take(self.block))
+    }
+}
+
+impl Synced {
+    fn reach(&mut self, revision: Revision) {
+        self.to = revision;
+        let later = self.waiting.split_off(&(revision + 1));
+        let reached = std::mem::replace(&mut self.waiting, later);
+        for tell in reached.into_values().flatten() {
+            // It may have stopped waiting.
+            let _ = tell.send(());
+        }
     }
 }
 
@@ -240,8 +302,9 @@ fn run(
 ) {
     // What a file had free when it was opened is looked at, too.
     let mut untidy = true;
+    let mut last = 1;
     let failed = loop {
-        let batch = match if untidy { pending.take_now() } else { Some(pending.take()) } {
+        let batch = match pending.take(last, untidy) {
             Some(batch) => batch,
             None => match tidy(&mut disk, &checkpoints) {
                 Ok(more) => {
@@ -263,7 +326,8 @@ fn run(
             if let Some(reserved) = batch.reserve {
                 pending.lock().reserved = reserved;
             }
-            progress.send_modify(|progress| progress.synced = batch.last);
+            last = batch.operations.len();
+            pending.synced().reach(batch.last);
             // And two that keep the file in order.
             checkpoints.committed(2 + batch.operations.iter().map(Operation::pages).sum::<u64>());
             untidy = true;
