@@ -1,6 +1,7 @@
 """The embedded Kubernetes API beside etcd, which is what lies underneath a real one: the same program loads both, each
 alone on the machine. A request of the API is validated, defaulted and given its managed fields; etcd's is a key and a value
-of the same size, without TLS."""
+of the same size. Both are spoken to over HTTP/2 and TLS, as in a cluster; and etcd once more without TLS, since Debian's has
+another, slower server behind it."""
 import contextlib
 import json
 import os
@@ -31,19 +32,30 @@ def load(kind, place, part, **variables):
 
 
 @contextlib.contextmanager
-def etcd():
+def etcd(secure=True):
     directory = pathlib.Path(tempfile.mkdtemp(prefix="dhow-bench-"))
     client, peer = free_port(), free_port()
-    command = ["etcd", "--data-dir", directory / "etcd", "--log-level", "error", "--initial-cluster", f"default=http://127.0.0.1:{peer}"]
-    for what, port in (("client", client), ("peer", peer)):
-        command += [f"--listen-{what}-urls", f"http://127.0.0.1:{port}"]
-    command += ["--advertise-client-urls", f"http://127.0.0.1:{client}", "--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}"]
+    certificate, key = directory / "certificate.pem", directory / "key.pem"
+    command = ["etcd", "--data-dir", directory / "etcd", "--log-level", "error"]
+    if secure:
+        made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=etcd",
+                "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", key, "-out", certificate]
+        subprocess.run(made, check=True, stderr=subprocess.DEVNULL)
+        command += ["--cert-file", certificate, "--key-file", key]
+    for flags, url in ((("listen-client", "advertise-client"), f"http{'s' * secure}://127.0.0.1:{client}"),
+                       (("listen-peer", "initial-advertise-peer"), f"http://127.0.0.1:{peer}")):
+        command += [text for flag in flags for text in (f"--{flag}-urls", url)]
+    command += ["--initial-cluster", f"default=http://127.0.0.1:{peer}"]
     try:
         with started(command, client) as process:
             time.sleep(2)
-            yield "etcd", f"127.0.0.1:{client}", process.pid
+            yield "etcd", f"127.0.0.1:{client},{certificate if secure else ''}", process.pid
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def etcd_without_tls():
+    return etcd(secure=False)
 
 
 @contextlib.contextmanager
@@ -66,16 +78,21 @@ def measured(side, part):
 
 def beside_etcd():
     rows = []
+    peers = {"etcd": etcd, "etcd without TLS": etcd_without_tls}
+    keys = ("per_second", "p50_ms", "p99_ms", "cpu_us")
     for part, what in PARTS.items():
         idle = quiet()
-        runs = {side: [] for side in (ours, etcd)}
+        runs = {side: [] for side in (ours, *peers.values())}
         for _ in range(ROUNDS):
             for side, values in runs.items():
                 values.append(measured(side, part))
-        mine, theirs = ({key: statistics.median(run[key] for run in values) for key in ("per_second", "p50_ms", "p99_ms", "cpu_us")} for values in runs.values())
-        rows.append({"what": what, "unit": "requests/s", "idle": idle, "peer": "etcd", "value": mine["per_second"], "peer_value": theirs["per_second"],
-                     "ratio": mine["per_second"] / theirs["per_second"], **{key: mine[key] for key in ("p50_ms", "p99_ms", "cpu_us")},
-                     **{f"peer_{key}": theirs[key] for key in ("p50_ms", "p99_ms", "cpu_us")}})
+        medians = {side: {key: statistics.median(run[key] for run in values) for key in keys} for side, values in runs.items()}
+        mine = medians[ours]
+        for name, side in peers.items():
+            theirs = medians[side]
+            rows.append({"what": what, "unit": "requests/s", "idle": idle, "peer": name, "value": mine["per_second"], "peer_value": theirs["per_second"],
+                         "ratio": mine["per_second"] / theirs["per_second"], **{key: mine[key] for key in keys[1:]},
+                         **{f"peer_{key}": theirs[key] for key in keys[1:]}})
     return rows
 
 

@@ -14,7 +14,7 @@ cluster)
     needs="$needs node:nodejs npm:npm nft:nftables ip:iproute2 etcd:etcd-server containerd:containerd runc:runc"
     needs="$needs docker-registry:docker-registry skopeo:skopeo"
     ;;
-bench) needs="$needs node:nodejs npm:npm nft:nftables ip:iproute2 wrk:wrk nginx:nginx-light haproxy:haproxy etcd:etcd-server" ;;
+bench) needs="$needs node:nodejs npm:npm nft:nftables ip:iproute2 wrk:wrk nginx:nginx-light haproxy:haproxy etcd:etcd-server openssl:openssl" ;;
 esac
 
 missing=""

@@ -1,8 +1,9 @@
 //! Load for a running API server, and the same for etcd beside it: one program and one protocol (HTTP/2, each client on
 //! a connection of its own) for both, so that what differs is what is measured. Prints one JSON object.
 //!
-//! `load api KUBECONFIG PART` and `load etcd ADDRESS PART`, where PART is one of `create`, `get`, `list`, `apply`, `watch`
-//! or `fill`. SECONDS, CLIENTS and COUNT come from the environment. The API server is spoken to over TLS, etcd is not.
+//! `load api KUBECONFIG PART` and `load etcd ADDRESS,CERTIFICATE PART`, where PART is one of `create`, `get`, `list`, `apply`,
+//! `watch` or `fill`. SECONDS, CLIENTS and COUNT come from the environment. Both are spoken to over TLS, an etcd without a
+//! certificate aside.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a measurement")]
 
@@ -34,7 +35,7 @@ const STREAMS: usize = 50;
 #[derive(Clone)]
 enum Target {
     Api { address: String, token: String, tls: TlsConnector },
-    Etcd { address: String },
+    Etcd { address: String, tls: Option<TlsConnector> },
 }
 
 type Sender = SendRequest<Full<Bytes>>;
@@ -45,7 +46,7 @@ async fn main() {
     let [kind, place, part] = arguments.as_slice() else { panic!("usage: load api|etcd PLACE PART") };
     let target = match kind.as_str() {
         "api" => Target::of_kubeconfig(place),
-        "etcd" => Target::Etcd { address: place.clone() },
+        "etcd" => Target::of_etcd(place),
         other => panic!("{other}"),
     };
     let result = match part.as_str() {
@@ -71,36 +72,29 @@ impl Target {
         let config: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         let cluster = &config["clusters"][0]["cluster"];
         let authority = STANDARD.decode(cluster["certificate-authority-data"].as_str().unwrap()).unwrap();
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(&authority).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"h2".to_vec()];
         Self::Api {
             address: cluster["server"].as_str().unwrap().trim_start_matches("https://").to_owned(),
             token: config["users"][0]["user"]["token"].as_str().unwrap().to_owned(),
-            tls: Arc::new(tls).into(),
+            tls: trusting(&authority),
         }
     }
 
+    fn of_etcd(place: &str) -> Self {
+        let (address, certificate) = place.split_once(',').unwrap();
+        let tls = (!certificate.is_empty()).then(|| trusting(&std::fs::read(certificate).unwrap()));
+        Self::Etcd { address: address.to_owned(), tls }
+    }
+
     async fn connect(&self) -> Sender {
-        match self {
-            Self::Api { address, tls, .. } => {
-                let stream = TcpStream::connect(address).await.unwrap();
-                stream.set_nodelay(true).unwrap();
-                let name = ServerName::try_from(address.rsplit_once(':').unwrap().0.to_owned()).unwrap();
-                handshake(tls.connect(name, stream).await.unwrap()).await
-            }
-            Self::Etcd { address } => {
-                let stream = TcpStream::connect(address).await.unwrap();
-                stream.set_nodelay(true).unwrap();
-                handshake(stream).await
-            }
-        }
+        let (address, tls) = match self {
+            Self::Api { address, tls, .. } => (address, Some(tls)),
+            Self::Etcd { address, tls } => (address, tls.as_ref()),
+        };
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let Some(tls) = tls else { return handshake(stream).await };
+        let name = ServerName::try_from(address.rsplit_once(':').unwrap().0.to_owned()).unwrap();
+        handshake(tls.connect(name, stream).await.unwrap()).await
     }
 
     /// One request of a part; every create is of a name of its own.
@@ -138,7 +132,7 @@ impl Target {
                 let request = request.header("authorization", format!("Bearer {token}"));
                 request.header("content-type", format!("application/{media}")).body(Full::from(body)).unwrap()
             }
-            Self::Etcd { address } => {
+            Self::Etcd { address, tls } => {
                 let key = |kind: &str, i: u64| field(1, format!("/{kind}/{i:010}").as_bytes());
                 let value = field(2, "v".repeat(CONTENT).as_bytes());
                 let (method, message) = match part {
@@ -154,7 +148,7 @@ impl Target {
                 frame.put_u8(0);
                 frame.put_u32(u32::try_from(message.len()).unwrap());
                 frame.extend_from_slice(&message);
-                let uri = format!("http://{address}/etcdserverpb.{method}");
+                let uri = format!("{}://{address}/etcdserverpb.{method}", if tls.is_some() { "https" } else { "http" });
                 let request = Request::post(uri).header("content-type", "application/grpc").header("te", "trailers");
                 request.body(Full::from(frame.freeze())).unwrap()
             }
@@ -171,6 +165,19 @@ where
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(async move { drop(connection.await) });
     sender
+}
+
+fn trusting(authority: &[u8]) -> TlsConnector {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    Arc::new(tls).into()
 }
 
 /// A length-delimited field of a protobuf message.
@@ -261,7 +268,7 @@ async fn fill(target: &Target, count: u64) -> Value {
 
 /// From the moment a change is asked for to the moment each watch has it.
 async fn watch(target: &Target) -> Value {
-    const TICKS: u64 = 30;
+    const TICKS: u64 = 100;
     let mut writer = target.connect().await;
     answer(writer.send_request(target.request("tick", 0)).await.unwrap()).await;
     let (seen, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
