@@ -28,6 +28,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	watchtools "k8s.io/client-go/tools/watch"
+	"k8s.io/client-go/util/retry"
 )
 
 // Far longer than anything takes.
@@ -303,11 +304,15 @@ func deployment(ctx context.Context, c clients) error {
 	if err != nil {
 		return err
 	}
-	scale, err := deployments.GetScale(ctx, c.name, metav1.GetOptions{})
-	if err != nil {
+	var scale *autoscalingv1.Scale
+	// Its controller writes it, too.
+	err = retry.RetryOnConflict(retry.DefaultRetry, func() (err error) {
+		if scale, err = deployments.GetScale(ctx, c.name, metav1.GetOptions{}); err == nil {
+			_, err = deployments.UpdateScale(ctx, c.name, &autoscalingv1.Scale{ObjectMeta: scale.ObjectMeta}, metav1.UpdateOptions{})
+		}
 		return err
-	}
-	if _, err := deployments.UpdateScale(ctx, c.name, &autoscalingv1.Scale{ObjectMeta: scale.ObjectMeta}, metav1.UpdateOptions{}); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	err = wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, limit, true, func(ctx context.Context) (bool, error) {
