@@ -42,14 +42,14 @@ fn merge_lists(live: &[Value], config: &[Value], schema: &Schema) -> Option<Vec<
     };
     let (live_steps, config_steps) = (steps(live)?, steps(config)?);
     let (in_live, in_config) = (first_places(&live_steps), first_places(&config_steps));
-    let applied = |i: usize| match in_live.get(&config_steps[i]) {
+    let applied = |i: usize| match in_live.get(&*config_steps[i]) {
         Some(at) => merge_applied(&live[*at], &config[i], item_schema),
         None => config[i].clone(),
     };
     let mut merged = Vec::with_capacity(live.len() + config.len());
     let mut next = 0;
     for (item, step) in live.iter().zip(&live_steps) {
-        let Some(found) = in_config.get(step) else {
+        let Some(found) = in_config.get(&**step) else {
             merged.push(item.clone());
             continue;
         };
@@ -62,8 +62,8 @@ fn merge_lists(live: &[Value], config: &[Value], schema: &Schema) -> Option<Vec<
 }
 
 /// Where each step is first.
-fn first_places(steps: &[Box<str>]) -> HashMap<&Box<str>, usize> {
-    steps.iter().enumerate().rev().map(|(i, step)| (step, i)).collect()
+fn first_places(steps: &[Box<str>]) -> HashMap<&str, usize> {
+    steps.iter().enumerate().rev().map(|(i, step)| (&**step, i)).collect()
 }
 
 /// Takes out of `merged` what the applier owned before (`last`) and nobody owns now (`kept`: the applied fields and
