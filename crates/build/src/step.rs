@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use runtime::{
-    ContainerSpec, Exit, ExitReason, Limits, LogOptions, Mount, Network, Phase, Program, Provider, ProviderError,
+    ContainerSpec, Exit, ExitReason, Limits, LogOptions, Mount, Network, Phase, Program, Provider, ProviderError, Root,
     Sandbox, SandboxSpec, Serve,
 };
 use tokio::sync::broadcast::error::RecvError;
@@ -149,6 +149,7 @@ fn sandbox(step: &Step) -> SandboxSpec {
     let mount = |host: &PathBuf, inside: &str, writable| Mount { host: host.clone(), inside: inside.into(), writable };
     let container = ContainerSpec {
         name: CONTAINER.into(),
+        root: Root::Host,
         program: Program::Exec { argv: step.argv.clone() },
         env: environment(step),
         working_dir: "/src".into(),

@@ -118,7 +118,7 @@ fn value(
     facts: &Facts<'_>,
 ) -> Result<Option<String>, Refusal> {
     let Some(from) = &variable.value_from else {
-        return Ok(Some(expand(variable.value.as_deref().unwrap_or_default(), env)));
+        return Ok(Some(expand(variable.value.as_deref().unwrap_or_default(), &env.variables)));
     };
     let EnvVarSource { config_map_key_ref, secret_key_ref, field_ref, .. } = from;
     let (kind, name, key, optional, known) = if let Some(r) = config_map_key_ref {
@@ -166,8 +166,8 @@ fn field(path: &str, facts: &Facts<'_>) -> Result<String, Refusal> {
     known.ok_or_else(|| refusal(format!("the field {path} is not known before the container starts")))
 }
 
-/// `$(NAME)` becomes the value of an earlier variable, `$$` a dollar; anything else stays.
-fn expand(template: &str, env: &Environment) -> String {
+/// `$(NAME)` becomes the value of a variable, `$$` a dollar; anything else stays.
+pub fn expand(template: &str, env: &[(String, String)]) -> String {
     let mut out = String::new();
     let mut rest = template;
     while let Some(at) = rest.find('$') {
@@ -179,7 +179,8 @@ fn expand(template: &str, env: &Environment) -> String {
             continue;
         }
         let name = rest.strip_prefix('(').and_then(|r| r.split_once(')'));
-        match name.and_then(|(name, after)| Some((env.get(name)?, after))) {
+        let value = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value);
+        match name.and_then(|(name, after)| Some((value(name)?, after))) {
             Some((value, after)) => {
                 out.push_str(value);
                 rest = after;
@@ -197,10 +198,6 @@ struct Environment {
 }
 
 impl Environment {
-    fn get(&self, name: &str) -> Option<&str> {
-        self.variables.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
-    }
-
     fn put(&mut self, name: &str, value: String) {
         match self.variables.iter_mut().find(|(n, _)| n == name) {
             Some((_, slot)) => *slot = value,

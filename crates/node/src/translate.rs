@@ -11,7 +11,9 @@ use api::names::DEFAULT_PORT;
 use api::quantity;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use registry::image::{ImageConfig, ImageRef};
-use runtime::{ContainerSpec, Limits, Mount, Network, Program, SandboxSpec, Serve};
+use runtime::{ContainerSpec, Limits, Mount, Network, Program, Root, SandboxSpec, Serve};
+
+use crate::environment::expand;
 
 /// Reasons of a container that waits, beside Kubernetes' own.
 pub mod reason {
@@ -73,7 +75,7 @@ pub fn accept(pod: &Pod, classes: &[&str], registry: &str) -> Result<Accepted, R
         image.parse().map_err(|e| Refusal { reason: reason::INVALID_IMAGE_NAME, message: format!("{e}") })?;
     if !is_built_in(parsed.registry.as_deref(), registry) {
         return Err(no_provider(format!(
-            "{image} is not in the built-in registry {registry}: only images that Dhow built are run here"
+            "{image} is not in the built-in registry {registry}, and other registries' images are not run here"
         )));
     }
     if parsed.digest().is_none() {
@@ -111,12 +113,9 @@ fn only_container(spec: &PodSpec) -> Result<&Container, Refusal> {
 }
 
 fn unsupported(spec: &PodSpec, container: &Container) -> Result<(), Refusal> {
-    let given = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
     let probes = [("livenessProbe", &container.liveness_probe), ("startupProbe", &container.startup_probe)]
         .map(|(n, p)| (n, p.is_some()));
     let found = [
-        ("command", given(&container.command)),
-        ("args", given(&container.args)),
         ("volumeMounts", container.volume_mounts.as_ref().is_some_and(|m| !m.is_empty())),
         ("volumeDevices", container.volume_devices.as_ref().is_some_and(|m| !m.is_empty())),
         ("lifecycle", container.lifecycle.is_some()),
@@ -139,18 +138,61 @@ pub fn sandbox(
     defaults: &Limits,
 ) -> Result<SandboxSpec, Refusal> {
     let container = only_container(spec(pod)?)?;
+    let run = match image.config.labels.get(label::RUNTIME) {
+        Some(runtime) => function(container, image, runtime)?,
+        None => program(container, image, &env)?,
+    };
+    let working_dir = [container.working_dir.as_deref().unwrap_or_default(), &image.config.working_dir];
+    let working_dir = working_dir.into_iter().find(|folder| !folder.is_empty()).unwrap_or(run.working_dir);
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    Ok(SandboxSpec {
+        uid: text(&pod.metadata.uid),
+        namespace: text(&pod.metadata.namespace),
+        name: text(&pod.metadata.name),
+        network: Network::Pod,
+        containers: vec![ContainerSpec {
+            name: container.name.clone(),
+            root: run.root,
+            program: run.program,
+            working_dir: working_dir.to_owned(),
+            env,
+            mounts: run.mounts,
+            limits: limits(container, defaults)?,
+            serve: run.serve,
+        }],
+    })
+}
+
+/// How an image is run.
+struct Run {
+    root: Root,
+    program: Program,
+    mounts: Vec<Mount>,
+    /// Unless the manifest or the image says another.
+    working_dir: &'static str,
+    serve: Serve,
+}
+
+/// What Dhow built: an adapter on the host's system, with the image's folders.
+fn function(container: &Container, image: &Image, runtime: &str) -> Result<Run, Refusal> {
     let name = container.image.as_deref().unwrap_or_default();
-    let wanted = image.config.labels.get(label::RUNTIME).map(String::as_str);
-    let program = match wanted.map(|name| (name, Runtime::parse(name))) {
-        Some((_, Some(Runtime::Python))) => Program::Zygote { runtime: Runtime::Python.name().to_owned() },
-        Some((_, Some(Runtime::Node))) => {
+    let program = match Runtime::parse(runtime) {
+        Some(Runtime::Python) => Program::Zygote { runtime: Runtime::Python.name().to_owned() },
+        Some(Runtime::Node) => {
             Program::Exec { argv: ["/usr/bin/node", "/dhow/node/adapter.mjs"].map(str::to_owned).into() }
         }
-        Some((other, None)) => {
-            return Err(no_provider(format!("{name} is for the runtime {other}, which no Provider of this node has")));
+        None => {
+            return Err(no_provider(format!(
+                "{name} is for the runtime {runtime}, which no Provider of this node has"
+            )));
         }
-        None => return Err(no_provider(format!("{name} was not built by Dhow, and no Provider of this node runs it"))),
     };
+    for (field, given) in [("command", &container.command), ("args", &container.args)] {
+        if given.as_ref().is_some_and(|given| !given.is_empty()) {
+            let message = format!("container {}: a function's image has no {field} to replace", container.name);
+            return Err(no_provider(message));
+        }
+    }
     if let Some(version) = image.config.labels.get(label::CONTRACT).filter(|v| *v != api::image::CONTRACT) {
         return Err(no_provider(format!("{name} was built for version {version} of the adapter: deploy it again")));
     }
@@ -161,27 +203,31 @@ pub fn sandbox(
     };
     let mut mounts = vec![mount(CODE_DIR)];
     mounts.extend(image.has_deps.then(|| mount(DEPS_DIR)));
-    let working_dir = container.working_dir.as_deref().filter(|d| !d.is_empty());
-    let working_dir = working_dir.unwrap_or(match image.config.working_dir.as_str() {
-        "" => CODE_DIR,
-        set => set,
-    });
-    let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    Ok(SandboxSpec {
-        uid: text(&pod.metadata.uid),
-        namespace: text(&pod.metadata.namespace),
-        name: text(&pod.metadata.name),
-        network: Network::Pod,
-        containers: vec![ContainerSpec {
-            name: container.name.clone(),
-            program,
-            env,
-            working_dir: working_dir.to_owned(),
-            mounts,
-            limits: limits(container, defaults)?,
-            // The adapters are handed a listener; see decision 6.
-            serve: Serve::Socket,
-        }],
+    // The adapters are handed a listener; see decision 6.
+    Ok(Run { root: Root::Host, program, mounts, working_dir: CODE_DIR, serve: Serve::Socket })
+}
+
+/// Any other image: its own files, and its own program unless the manifest says another.
+fn program(container: &Container, image: &Image, env: &[(String, String)]) -> Result<Run, Refusal> {
+    let given = |list: &Option<Vec<String>>| list.clone().filter(|list| !list.is_empty());
+    let expanded = |list: Vec<String>| list.iter().map(|text| expand(text, env)).collect::<Vec<_>>();
+    let (command, args) = (given(&container.command).map(expanded), given(&container.args).map(expanded));
+    // Another command makes nothing of the image's arguments.
+    let own = if command.is_some() { vec![] } else { image.config.cmd.clone() };
+    let mut argv = command.unwrap_or_else(|| image.config.entrypoint.clone());
+    argv.extend(args.unwrap_or(own));
+    if argv.is_empty() {
+        let message = format!("container {}: neither its image nor its manifest names a command", container.name);
+        return Err(Refusal { reason: reason::CREATE, message });
+    }
+    let read_only = container.security_context.as_ref().and_then(|c| c.read_only_root_filesystem) == Some(true);
+    let has_port = container.ports.as_ref().is_some_and(|ports| !ports.is_empty());
+    Ok(Run {
+        root: Root::Image { folder: image.root.clone(), read_only },
+        program: Program::Exec { argv },
+        mounts: vec![],
+        working_dir: "/",
+        serve: if has_port { Serve::Port(port(container)) } else { Serve::Nothing },
     })
 }
 
@@ -263,7 +309,6 @@ mod tests {
         let second = json!([{"name": "a"}, {"name": "b"}]);
         check("several", &|p| p["spec"]["containers"] = second.clone(), "NoProvider: a pod of one container");
         check("init", &|p| p["spec"]["initContainers"] = json!([{"name": "i"}]), "NoProvider: init");
-        check("args", &|p| p["spec"]["containers"][0]["args"] = json!(["x"]), "args cannot be had");
         let mounts = json!([{"name": "v", "mountPath": "/v"}]);
         check("volume", &|p| p["spec"]["containers"][0]["volumeMounts"] = mounts.clone(), "volumeMounts cannot");
         check("host", &|p| p["spec"]["hostNetwork"] = true.into(), "hostNetwork cannot");
@@ -285,13 +330,55 @@ mod tests {
         let argv = ["/usr/bin/node", "/dhow/node/adapter.mjs"].map(str::to_owned).into();
         assert_eq!((&made.containers[0].program, made.containers[0].mounts.len()), (&Program::Exec { argv }, 1));
         for (labels, want) in [
-            (&[][..], "was not built by Dhow"),
             (&[(label::RUNTIME, "cobol")][..], "the runtime cobol"),
             (&[(label::RUNTIME, "python"), (label::CONTRACT, "9")][..], "version 9"),
         ] {
             let refusal = sandbox(&pod(|_| ()), &image(labels), vec![], &Limits::default()).unwrap_err();
             assert!(refusal.reason == reason::NO_PROVIDER && refusal.message.contains(want), "{refusal:?}");
         }
+    }
+
+    #[test]
+    fn images() {
+        let config = ImageConfig {
+            entrypoint: vec!["/entry".into()],
+            cmd: vec!["cmd".into()],
+            working_dir: "/work".into(),
+            ..ImageConfig::default()
+        };
+        let image = Image { root: "/cache/x/rootfs".into(), config, has_deps: false };
+        let made = |container: Value| {
+            let pod = pod(|p| {
+                p["spec"]["containers"][0].as_object_mut().unwrap().extend(container.as_object().unwrap().clone())
+            });
+            sandbox(&pod, &image, vec![("A".into(), "b".into())], &Limits::default()).unwrap().containers.remove(0)
+        };
+        for (given, want) in [
+            (json!({}), &["/entry", "cmd"][..]),
+            (json!({"args": ["$(A)", "$$(A)", "$(B)"]}), &["/entry", "b", "$(A)", "$(B)"]),
+            (json!({"command": ["/other"]}), &["/other"]),
+            (json!({"command": ["/other"], "args": ["x"]}), &["/other", "x"]),
+        ] {
+            let want = Program::Exec { argv: want.iter().map(|text| (*text).to_owned()).collect() };
+            assert_eq!(made(given.clone()).program, want, "{given}");
+        }
+        let root = |read_only| Root::Image { folder: "/cache/x/rootfs".into(), read_only };
+        let plain = made(json!({}));
+        assert_eq!((plain.root, plain.serve, &*plain.working_dir), (root(false), Serve::Nothing, "/work"));
+        let closed = made(json!({
+            "securityContext": {"readOnlyRootFilesystem": true}, "ports": [{"containerPort": 9000}], "workingDir": "/w",
+        }));
+        assert_eq!((closed.root, closed.serve, &*closed.working_dir), (root(true), Serve::Port(9000), "/w"));
+        let empty = Image { config: ImageConfig::default(), ..image.clone() };
+        let refusal = sandbox(&pod(|_| ()), &empty, vec![], &Limits::default()).unwrap_err();
+        assert_eq!(refusal.message, "container c: neither its image nor its manifest names a command");
+        let python = Image {
+            config: ImageConfig { labels: [(label::RUNTIME.into(), "python".into())].into(), ..ImageConfig::default() },
+            ..image
+        };
+        let pod = pod(|p| p["spec"]["containers"][0]["args"] = json!(["x"]));
+        let refusal = sandbox(&pod, &python, vec![], &Limits::default()).unwrap_err();
+        assert_eq!(refusal.message, "container c: a function's image has no args to replace");
     }
 
     #[test]

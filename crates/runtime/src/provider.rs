@@ -80,6 +80,7 @@ pub enum Network {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ContainerSpec {
     pub name: String,
+    pub root: Root,
     pub program: Program,
     /// Complete: nothing is inherited from the platform.
     pub env: Vec<(String, String)>,
@@ -87,6 +88,16 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     pub limits: Limits,
     pub serve: Serve,
+}
+
+/// What a container sees as `/`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Root {
+    /// The host's programs and the platform's runtimes, read-only: what functions run on.
+    Host,
+    /// An unpacked image, in a folder that nobody changes. Its files appear as the sandbox's own user's, whoever they
+    /// belong to here. What is written over it counts as [`Limits::tmp_bytes`], as `/tmp` does, and goes with the container.
+    Image { folder: PathBuf, read_only: bool },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,7 +148,7 @@ pub enum Serve {
     Socket,
     /// The container listens on this port itself; ready when it accepts a connection.
     Port(u16),
-    /// Not a server: a build step or a job.
+    /// Not a server: a build step or a job. Ready as soon as it runs.
     Nothing,
 }
 

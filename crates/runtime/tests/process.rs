@@ -2,6 +2,8 @@
 
 #[macro_use]
 mod harness;
+#[path = "process/images.rs"]
+mod images;
 #[path = "process/visits.rs"]
 mod visits;
 
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use harness::*;
+use images::*;
 use runtime::conformance::{self, Behaviour, Subject, Visitor};
 use runtime::*;
 use visits::*;
@@ -53,6 +56,9 @@ fn main() {
         visits_leave_nothing,
         connections_reach_loopback_and_the_pods_address,
         output_can_be_followed_as_it_comes,
+        an_image_is_the_root,
+        an_image_may_be_read_only,
+        what_is_written_over_an_image_is_bounded,
         measure_cold_starts,
     ]);
 }
@@ -663,14 +669,16 @@ async fn without_root() {
     assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");
     let refused = platform.provider.connect("fresh", 7000).await.err().expect("that would be the host's port");
     assert!(refused.to_string().contains("share the host's network"), "{refused}");
-    platform.provider.connect("fresh", 8080).await.expect("what it serves");
+    // Held: the server ends when it answers somebody who has gone.
+    let _connection = platform.provider.connect("fresh", 8080).await.expect("what it serves");
     let words = Command {
         argv: ["sh", "-c", "pwd; id -u; grep Seccomp: /proc/self/status; sleep 1000"].map(str::to_owned).into(),
         ..Command::default()
     };
     let mut session = platform.provider.exec("fresh", "main", words).await.expect("a session");
-    let Some(Output::Stdout(seen)) = session.output.next().await else { panic!("no output") };
-    assert!(String::from_utf8_lossy(&seen).starts_with(&format!("{}\n", code.display())), "{seen:?}");
+    let first = session.output.next().await;
+    let Some(Output::Stdout(seen)) = &first else { panic!("{first:?}") };
+    assert!(String::from_utf8_lossy(seen).starts_with(&format!("{}\n", code.display())), "{seen:?}");
     platform.provider.stop("fresh", Duration::ZERO).await.expect("stopped");
     let end = session.output.filter(|o| std::future::ready(matches!(o, Output::Exited(_)))).next().await;
     assert_eq!(end, Some(Output::Exited(137)), "it does not outlive what it visited");

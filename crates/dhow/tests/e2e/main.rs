@@ -6,6 +6,7 @@ mod bad_input;
 mod burst;
 mod cli;
 mod clients;
+mod containers;
 mod crash;
 mod definitions;
 mod differential;

@@ -165,6 +165,7 @@ impl Isolation {
         let named = address.map_or_else(String::new, |a| format!("{a} {host_name}\n"));
         let furniture = Furniture {
             user: cell.user,
+            root: &spec.root,
             mounts: &spec.mounts,
             tmp_bytes: spec.limits.tmp_bytes,
             hosts: &format!("127.0.0.1 localhost\n{named}"),

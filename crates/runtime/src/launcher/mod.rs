@@ -6,6 +6,7 @@
 
 mod cgroup;
 mod enter;
+mod image;
 mod isolation;
 mod net;
 mod netlink;

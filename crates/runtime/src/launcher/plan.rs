@@ -368,7 +368,7 @@ pub fn on_host(text: &str, mounts: &[(String, PathBuf)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{ContainerSpec, Mount};
+    use crate::provider::{ContainerSpec, Mount, Root};
 
     #[test]
     fn ranges_of_slots_do_not_meet() {
@@ -494,6 +494,7 @@ mod tests {
     fn spec() -> SandboxSpec {
         let container = ContainerSpec {
             name: "main".into(),
+            root: Root::Host,
             program: Program::Exec { argv: vec!["/bin/true".into()] },
             env: vec![],
             working_dir: "/app".into(),

@@ -1,4 +1,5 @@
-//! The file system a sandbox sees: the host's programs, read-only, and nothing else of the host.
+//! The file system a sandbox sees: the host's programs, read-only, and nothing else of the host; or an image instead of
+//! those ([`super::image`]).
 //!
 //! Owns mount namespaces and what is mounted in them. Must not know processes. A root is made ahead of need; what
 //! depends on the pod is added by [`Roots::furnish`], before any of the pod's code runs. Its folders are this
@@ -18,10 +19,11 @@ use nix::sched::CloneFlags;
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{Gid, Uid, chdir, fchownat, pivot_root};
 
+use super::image::Image;
 use super::place::{Home, current};
 use super::sys::{self, NODEV, NOEXEC, NOSUID, RDONLY, Resolve};
 use crate::assets::INSIDE;
-use crate::provider::Mount;
+use crate::provider::{Mount, Root};
 
 /// Folders of the host that appear as they are.
 const FOLDERS: &[&str] = &["/usr", "/etc/ssl/certs", "/etc/ca-certificates", "/etc/pki", "/etc/alternatives"];
@@ -142,34 +144,56 @@ impl Roots {
         }
     }
 
-    /// Adds what belongs to one container, and closes the root for writing.
+    /// Adds what belongs to one container, and closes the root for writing unless it is an image's.
     pub fn furnish(&self, home: &Home, root: &OwnedFd, wanted: &Furniture<'_>) -> io::Result<()> {
+        let image = match wanted.root {
+            Root::Host => None,
+            Root::Image { folder, read_only } => {
+                let handle =
+                    self.handle(folder).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", folder.display())))?;
+                Some((Image::open(&handle, wanted.user)?, *read_only))
+            }
+        };
         let mut trees = vec![];
         for mount in wanted.mounts {
             let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", mount.host.display()));
             trees.push(self.tree(mount, wanted.user).map_err(named)?);
         }
         home.within(root, CloneFlags::CLONE_NEWNS, || {
+            let options = space(wanted.tmp_bytes);
+            match &image {
+                None => tmpfs("/tmp", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, &format!("{options},mode=1777"))?,
+                Some((image, _)) => {
+                    let resolvers = fs::read("/etc/resolv.conf")?;
+                    let places: Vec<&str> = wanted.mounts.iter().map(|mount| mount.inside.as_str()).collect();
+                    image.become_root(wanted.user, &options, &resolvers, &places)?;
+                }
+            }
             for (mount, tree) in wanted.mounts.iter().zip(&trees) {
                 let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", mount.inside));
-                let target = make_folder(&mount.inside).map_err(named)?;
+                let target = make_folder(Path::new("/"), &mount.inside).map_err(named)?;
                 sys::move_mount(tree.as_fd(), target.as_fd()).map_err(named)?;
             }
-            let inodes = (wanted.tmp_bytes / 4096).clamp(64, 1 << 20);
-            let options = format!("size={},nr_inodes={inodes},mode=1777", wanted.tmp_bytes);
-            tmpfs("/tmp", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, &options)?;
             fs::write("/etc/hosts", wanted.hosts)?;
             fs::write("/etc/hostname", format!("{}\n", wanted.host_name))?;
-            sys::change_mount(c"/", RDONLY | NOSUID | NODEV | NOEXEC)
+            match image {
+                None => sys::change_mount(c"/", RDONLY | NOSUID | NODEV | NOEXEC),
+                Some((_, read_only)) => sys::change_mount(c"/", NOSUID | NODEV | if read_only { RDONLY } else { 0 }),
+            }
         })
     }
 
-    fn tree(&self, mount: &Mount, user: u32) -> io::Result<OwnedFd> {
+    /// A handle of a folder of the host.
+    fn handle(&self, folder: &Path) -> io::Result<OwnedFd> {
         let (base, base_fd) = &self.data_dir;
-        let handle = match mount.host.strip_prefix(base) {
+        match folder.strip_prefix(base) {
             Ok(below) => sys::open_handle(Some(base_fd.as_fd()), below, Resolve::Beneath),
-            Err(_) => sys::open_handle(None, &mount.host, Resolve::NoLinks),
-        }?;
+            Err(_) => sys::open_handle(None, folder, Resolve::NoLinks),
+        }
+    }
+
+    fn tree(&self, mount: &Mount, user: u32) -> io::Result<OwnedFd> {
+        let handle = self.handle(&mount.host)?;
         if mount.writable {
             let owner = (Some(Uid::from_raw(user)), Some(Gid::from_raw(user)));
             fchownat(&handle, c"", owner.0, owner.1, AtFlags::AT_EMPTY_PATH)?;
@@ -181,16 +205,22 @@ impl Roots {
 /// What is one container's own.
 pub struct Furniture<'a> {
     pub user: u32,
+    pub root: &'a Root,
     pub mounts: &'a [Mount],
     pub tmp_bytes: u64,
     pub hosts: &'a str,
     pub host_name: &'a str,
 }
 
-/// Makes a folder below the root and every folder on the way, entering none through a link.
-fn make_folder(path: &str) -> io::Result<OwnedFd> {
+/// The options of a file system in memory for what a container writes.
+fn space(bytes: u64) -> String {
+    format!("size={bytes},nr_inodes={}", (bytes / 4096).clamp(64, 1 << 20))
+}
+
+/// Makes a folder below another and every folder on the way, entering none through a link.
+pub fn make_folder(base: &Path, path: &str) -> io::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mut folder = open("/", flags, Mode::empty())?;
+    let mut folder = open(base, flags, Mode::empty())?;
     for part in path.split('/').filter(|p| !p.is_empty()) {
         let enter = |at: BorrowedFd<'_>| openat(at, part, flags, Mode::empty());
         folder = match enter(folder.as_fd()) {
@@ -205,7 +235,7 @@ fn make_folder(path: &str) -> io::Result<OwnedFd> {
     Ok(folder)
 }
 
-fn tmpfs(target: impl AsRef<Path>, flags: MsFlags, options: &str) -> io::Result<()> {
+pub fn tmpfs(target: impl AsRef<Path>, flags: MsFlags, options: &str) -> io::Result<()> {
     Ok(mount(Some("tmpfs"), target.as_ref(), Some("tmpfs"), flags, Some(options))?)
 }
 

@@ -19,7 +19,7 @@ use super::seccomp::{self, Instruction};
 use super::sys::{self, Forked};
 use super::zygote::{Key, Recipe, Spawn, Zygotes};
 use crate::assets::INSIDE;
-use crate::provider::{Address, ContainerSpec, Mount, Program, SandboxSpec, Serve};
+use crate::provider::{Address, ContainerSpec, Mount, Program, Root, SandboxSpec, Serve};
 use crate::wire::{Hello, Refusal, Resource, Start};
 
 /// The longest path a Unix socket can have.
@@ -159,6 +159,11 @@ impl Site {
         let address = self.address(spec, net.as_ref(), &mut listener, holdings)?;
         let ip = net.as_ref().and_then(|n| n.address);
         for (container, pipes) in spec.containers.iter().zip(pipes) {
+            if self.isolation.is_none() && container.root != Root::Host {
+                let reason =
+                    "an image needs a root of its own, and sandboxes have none here; start dhow as root".to_owned();
+                return Err(Refusal::Unsupported { reason });
+            }
             let cell = match &mut self.isolation {
                 Some(i) => Some(i.take_cell(container, &spec.name, ip).map_err(failed("make a sandbox"))?),
                 None => None,

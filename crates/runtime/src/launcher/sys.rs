@@ -127,6 +127,13 @@ pub fn change_mount(path: &CStr, attributes: u64) -> io::Result<()> {
     mount_setattr(libc::AT_FDCWD, path, 0, &set)
 }
 
+/// Makes the files of a detached tree appear as the user namespace `users` maps their owners.
+pub fn map_owners(tree: BorrowedFd<'_>, users: BorrowedFd<'_>) -> io::Result<()> {
+    const IDMAP: u64 = 0x0010_0000;
+    let set = MountAttr { set: IDMAP, clear: 0, propagation: 0, userns: users.as_raw_fd() as u64 };
+    mount_setattr(tree.as_raw_fd(), c"", libc::AT_EMPTY_PATH, &set)
+}
+
 fn mount_setattr(at: c_int, path: &CStr, flags: c_int, attributes: &MountAttr) -> io::Result<()> {
     // SAFETY: path and attributes live across the call, and the size is theirs.
     let done = unsafe {

@@ -88,7 +88,8 @@ impl Attendant {
         match (self.serve, ready) {
             (Serve::Socket, Some(mut pipe)) => pipe.read_u8().await.is_ok(),
             (Serve::Port(port), _) => self.answers(port).await,
-            _ => false,
+            (Serve::Nothing, _) => true,
+            (Serve::Socket, None) => false,
         }
     }
 

@@ -1,0 +1,103 @@
+//! Containers as a service: any image, from the built-in registry, on one machine.
+
+use std::path::Path;
+use std::process::Command;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::{Method, Request};
+use registry::Digest;
+use registry::image::layer_from_dir;
+use serde_json::{Value, json};
+
+use crate::harness::{Platform, container, eventually, machine, send};
+
+/// A Linux image that holds nothing but one program and a file, pushed as any client pushes; gives its name.
+async fn pushed(platform: &Platform) -> String {
+    let root = platform.dir.path().join("image");
+    std::fs::create_dir_all(root.join("etc")).expect("a folder");
+    std::fs::create_dir_all(root.join("var")).expect("a folder");
+    std::fs::write(root.join("etc/own"), "mine").expect("a file");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/tools/hello.rs");
+    let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
+    let flags = ["--edition=2024", "-C", "target-feature=+crt-static", "-C", "strip=symbols", "-o"];
+    let compiled = Command::new(rustc).args(flags).arg(root.join("hello")).arg(source).status();
+    assert!(compiled.expect("rustc runs").success());
+    let mut layer = vec![];
+    let info = layer_from_dir(&root, "/", &mut layer).expect("a layer");
+    let config = json!({
+        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
+        "config": {"Entrypoint": ["/hello"], "Cmd": ["by", "default"], "WorkingDir": "/etc", "Env": ["TARGET=image"]},
+        "rootfs": {"type": "layers", "diff_ids": [info.diff_id]},
+    });
+    let config = config.to_string().into_bytes();
+    let blob =
+        |media: &str, bytes: &[u8]| json!({"mediaType": media, "digest": Digest::of(bytes), "size": bytes.len()});
+    let media = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": media,
+        "config": blob("application/vnd.oci.image.config.v1+json", &config),
+        "layers": [blob("application/vnd.oci.image.layer.v1.tar+gzip", &layer)],
+    });
+    let manifest = manifest.to_string().into_bytes();
+    for bytes in [&config, &layer] {
+        let path = format!("/v2/default/own/blobs/uploads/?digest={}", Digest::of(bytes));
+        push(platform, Method::POST, &path, "application/octet-stream", bytes).await;
+    }
+    let digest = Digest::of(&manifest);
+    push(platform, Method::PUT, "/v2/default/own/manifests/latest", media, &manifest).await;
+    format!("{}/default/own@{digest}", platform.endpoint("registry"))
+}
+
+async fn push(platform: &Platform, method: Method, path: &str, media: &str, body: &[u8]) {
+    let config: Value = serde_json::from_slice(&std::fs::read(platform.kubeconfig()).expect("a file")).expect("JSON");
+    let token = config["users"][0]["user"]["token"].as_str().expect("a token").to_owned();
+    let credentials = STANDARD.encode(format!("dhow:{token}"));
+    let address = platform.endpoint("registry");
+    let request = Request::builder().method(method).uri(path).header("host", &address).header("content-type", media);
+    let request = request.header("authorization", format!("Basic {credentials}")).body(body.to_vec().into());
+    let reply = send(&address, request.expect("a request")).await.expect("an answer");
+    assert_eq!(reply.status, 201, "{path}: {}", reply.text());
+}
+
+#[tokio::test]
+async fn an_image_is_served_from_zero() {
+    if !machine() {
+        return;
+    }
+    let platform = Platform::start().await;
+    let image = pushed(&platform).await;
+    platform.apply(&container("own", &image));
+    platform.serves("own");
+    let answer = platform.get("own", "/path").await.text();
+    let seen = "arguments=[\"by\", \"default\"] target=image place=/etc own=mine writes=true host=false\n";
+    assert_eq!(answer, format!("GET /path HTTP/1.1\n{seen}"));
+    // The manifest's own arguments, variables and folder come before the image's.
+    let mut changed = container("own", &image);
+    let spec = json!({"args": ["$(TARGET)"], "env": [{"name": "TARGET", "value": "changed"}], "workingDir": "/var"});
+    let first = &mut changed["spec"]["template"]["spec"]["containers"][0];
+    first.as_object_mut().expect("a container").extend(spec.as_object().expect("a map").clone());
+    platform.apply(&changed);
+    let seen = "arguments=[\"changed\"] target=changed place=/var own=mine writes=true host=false\n";
+    eventually("the change is served", || async {
+        let answer = platform.get("own", "/").await.text();
+        if answer.ends_with(seen) { Ok(()) } else { Err(answer) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_image_that_ends_says_why() {
+    if !machine() {
+        return;
+    }
+    let platform = Platform::start().await;
+    let mut service = container("fails", &pushed(&platform).await);
+    service["spec"]["template"]["spec"]["containers"][0]["args"] = json!(["fail"]);
+    platform.apply(&service);
+    eventually("the reason is shown", || async {
+        let shown = platform.kubectl_ok(&["get", "revision", "-o", "jsonpath={.items[0].status.conditions}"]);
+        if shown.contains("asked to fail") { Ok(()) } else { Err(shown) }
+    })
+    .await;
+}

@@ -1,0 +1,93 @@
+//! An image as a sandbox's root: its files below, and what the container writes above, in memory.
+//!
+//! Owns the overlay. Must not know what else is mounted in a sandbox. Nothing is ever looked up through the image's own
+//! links: every folder that something is mounted on is made in the upper layer, where it hides whatever the image has in
+//! its place, before the two are put together.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::CloneFlags;
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, chdir, pivot_root};
+
+use super::root::{make_folder, tmpfs};
+use super::sys::{self, Forked, NODEV, NOSUID, RDONLY, Resolve};
+
+/// Where the layers and the result are put together, in the root that is about to be left.
+const LOWER: &str = "/image/lower";
+const SPACE: &str = "/image/space";
+const UPPER: &str = "/image/space/upper";
+const WORK: &str = "/image/space/work";
+const MERGED: &str = "/image/merged";
+
+pub struct Image {
+    lower: OwnedFd,
+}
+
+impl Image {
+    /// Of the folder that `handle` is of, with every file as this user's. Called where the folder is.
+    pub fn open(handle: &OwnedFd, user: u32) -> io::Result<Self> {
+        let lower = sys::clone_tree(handle.as_fd(), RDONLY | NOSUID | NODEV)?;
+        sys::map_owners(lower.as_fd(), users(user)?.as_fd())?;
+        Ok(Self { lower })
+    }
+
+    /// Puts the image in the place of the root of this mount namespace, with its devices, these resolvers and a folder at
+    /// each of these places.
+    pub fn become_root(&self, user: u32, space: &str, resolvers: &[u8], places: &[&str]) -> io::Result<()> {
+        for folder in [LOWER, SPACE, MERGED] {
+            fs::create_dir_all(folder)?;
+        }
+        sys::move_mount(self.lower.as_fd(), sys::open_handle(None, Path::new(LOWER), Resolve::NoLinks)?.as_fd())?;
+        tmpfs(SPACE, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, &format!("{space},mode=0755"))?;
+        fs::create_dir(UPPER)?;
+        fs::create_dir(WORK)?;
+        for place in ["proc", "dev", "etc", "tmp", "var/tmp"].iter().chain(places) {
+            make_folder(Path::new(UPPER), place)?;
+        }
+        for folder in ["tmp", "var/tmp"] {
+            fs::set_permissions(Path::new(UPPER).join(folder), Permissions::from_mode(0o1777))?;
+        }
+        // So that these are files of its own in any image, and not where its links lead.
+        for (name, content) in [("resolv.conf", resolvers), ("hosts", b""), ("hostname", b"")] {
+            fs::write(Path::new(UPPER).join("etc").join(name), content)?;
+        }
+        for folder in ["", "etc", "var"] {
+            chown(Path::new(UPPER).join(folder), Some(user), Some(user))?;
+        }
+        let options = format!("lowerdir={LOWER},upperdir={UPPER},workdir={WORK}");
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some("overlay"), MERGED, Some("overlay"), flags, Some(options.as_str()))?;
+        chdir(MERGED)?;
+        mount(Some("/dev"), "dev", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
+        pivot_root(".", ".")?;
+        umount2(".", MntFlags::MNT_DETACH)?;
+        Ok(chdir("/")?)
+    }
+}
+
+/// A user namespace that nobody is in, in which the host's root is this user: what maps the owners of files.
+fn users(user: u32) -> io::Result<OwnedFd> {
+    match sys::fork(CloneFlags::CLONE_NEWUSER.bits())? {
+        // Waits to be looked at, and is killed.
+        Forked::Child => loop {
+            sys::pause_ms(1000);
+        },
+        Forked::Parent { pid, pidfd } => {
+            let made = (|| {
+                for map in ["uid_map", "gid_map"] {
+                    fs::write(format!("/proc/{pid}/{map}"), format!("0 {user} 1"))?;
+                }
+                Ok(fs::File::open(format!("/proc/{pid}/ns/user"))?.into())
+            })();
+            sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL)?;
+            waitpid(Pid::from_raw(pid), None)?;
+            made
+        }
+    }
+}
