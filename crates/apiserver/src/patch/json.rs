@@ -9,8 +9,10 @@ use crate::status::{ApiError, Result};
 const MOST_OPERATIONS: usize = 10_000;
 /// As much as there the copies of a patch may add, in bytes of JSON: each copy of a copy doubles it.
 const MOST_COPIED: usize = 3 << 20;
-/// What operations at the head of long lists may shift, in items.
-const MOST_SHIFTED: usize = 100_000_000;
+/// What operations may shift in lists and copy or move elsewhere, in values.
+const MOST_WORK: usize = 100_000_000;
+/// How deep values may come to lie: bodies are read to a depth of 128, but operations put one below the other.
+const MOST_DEEP: usize = 512;
 
 pub fn decode(body: &[u8]) -> Result<json_patch::Patch> {
     let patch: json_patch::Patch =
@@ -25,7 +27,7 @@ pub fn decode(body: &[u8]) -> Result<json_patch::Patch> {
 
 pub fn apply(object: &mut Value, patch: &json_patch::Patch) -> Result<()> {
     let refused = |error: json_patch::PatchError| ApiError::Unprocessable(error.to_string());
-    let (mut copied, mut shifted) = (0, 0);
+    let mut bounds = Bounds::default();
     for operation in &patch.0 {
         let lenient = match operation {
             // Kubernetes' library replaces members that are not there.
@@ -40,39 +42,75 @@ pub fn apply(object: &mut Value, patch: &json_patch::Patch) -> Result<()> {
             }
             other => other.clone(),
         };
-        copied += copied_by(&lenient, object);
-        if copied > MOST_COPIED {
-            return Err(ApiError::Unprocessable(format!(
-                "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit \
-                 {MOST_COPIED}"
-            )));
-        }
-        shifted += shifted_by(&lenient, object);
-        if shifted > MOST_SHIFTED {
-            return Err(ApiError::TooLarge("the patch changes long lists too often; replace them as a whole".into()));
-        }
+        bounds.hold(&lenient, object)?;
         json_patch::patch(object, std::slice::from_ref(&lenient)).map_err(refused)?;
     }
     Ok(())
 }
 
-fn copied_by(operation: &PatchOperation, object: &Value) -> usize {
-    let PatchOperation::Copy(copy) = operation else { return 0 };
-    object.pointer(copy.from.as_str()).map_or(0, |value| value.to_string().len())
+/// What the operations so far have come to.
+#[derive(Default)]
+struct Bounds {
+    copied: usize,
+    work: usize,
 }
 
-fn shifted_by(operation: &PatchOperation, object: &Value) -> usize {
-    let list = |path: &str| {
-        let parent = path.rsplit_once('/').and_then(|(parent, _)| object.pointer(parent));
-        parent.and_then(Value::as_array).map_or(0, Vec::len)
-    };
-    match operation {
-        PatchOperation::Add(add) => list(add.path.as_str()),
-        PatchOperation::Remove(remove) => list(remove.path.as_str()),
-        PatchOperation::Copy(copy) => list(copy.path.as_str()),
-        PatchOperation::Move(moved) => list(moved.from.as_str()) + list(moved.path.as_str()),
-        PatchOperation::Replace(_) | PatchOperation::Test(_) => 0,
+impl Bounds {
+    /// Refuses an operation that would go too far.
+    fn hold(&mut self, operation: &PatchOperation, object: &Value) -> Result<()> {
+        let (path, value) = match operation {
+            PatchOperation::Add(add) => (add.path.as_str(), Some(&add.value)),
+            PatchOperation::Replace(replace) => (replace.path.as_str(), Some(&replace.value)),
+            PatchOperation::Copy(copy) => (copy.path.as_str(), object.pointer(copy.from.as_str())),
+            PatchOperation::Move(moved) => {
+                self.work += list_around(object, moved.from.as_str());
+                (moved.path.as_str(), object.pointer(moved.from.as_str()))
+            }
+            PatchOperation::Remove(remove) => (remove.path.as_str(), None),
+            PatchOperation::Test(_) => return Ok(()),
+        };
+        let (depth, values) = value.map_or((0, 0), extent);
+        self.work += values + list_around(object, path);
+        if self.work > MOST_WORK {
+            return Err(ApiError::TooLarge("the patch changes long lists too often; replace them as a whole".into()));
+        }
+        if depth + path.matches('/').count() > MOST_DEEP {
+            return Err(ApiError::Unprocessable(format!("the patch puts a value more than {MOST_DEEP} levels deep")));
+        }
+        if let (PatchOperation::Copy(_), Some(value)) = (operation, value) {
+            self.copied += value.to_string().len();
+        }
+        if self.copied > MOST_COPIED {
+            return Err(ApiError::Unprocessable(format!(
+                "Unable to complete the copy, the accumulated size increase of copy is {}, exceeding the limit \
+                 {MOST_COPIED}",
+                self.copied
+            )));
+        }
+        Ok(())
     }
+}
+
+/// How deep a value is, and how many it holds.
+fn extent(value: &Value) -> (usize, usize) {
+    let (mut deepest, mut values) = (0, 0);
+    let mut left = vec![(value, 1)];
+    while let Some((value, depth)) = left.pop() {
+        values += 1;
+        deepest = deepest.max(depth);
+        match value {
+            Value::Object(object) => left.extend(object.values().map(|value| (value, depth + 1))),
+            Value::Array(items) => left.extend(items.iter().map(|value| (value, depth + 1))),
+            _ => {}
+        }
+    }
+    (deepest, values)
+}
+
+/// The length of the list that a path leads into.
+fn list_around(object: &Value, path: &str) -> usize {
+    let parent = path.rsplit_once('/').and_then(|(parent, _)| object.pointer(parent));
+    parent.and_then(Value::as_array).map_or(0, Vec::len)
 }
 
 fn is_new_member(object: &Value, path: &str) -> bool {
@@ -114,14 +152,23 @@ mod tests {
 
     #[test]
     fn is_bounded() {
-        let doubling = json!(vec![json!({"op": "copy", "from": "/data", "path": "/data/again"}); 60]);
-        let refused = |object: &Value, patch: &Value| {
-            apply(&mut object.clone(), &decode(patch.to_string().as_bytes()).unwrap()).unwrap_err().to_string()
+        let refused = |object: &Value, patch: Vec<Value>| {
+            let patch = decode(Value::from(patch).to_string().as_bytes()).unwrap();
+            apply(&mut object.clone(), &patch).unwrap_err().to_string()
         };
-        let error = refused(&json!({"data": {"k": "v"}}), &doubling);
-        assert!(error.starts_with("Unable to complete the copy, the accumulated size increase of copy is"), "{error}");
-        let shifting = json!(vec![json!({"op": "add", "path": "/list/0", "value": 1}); 10_000]);
-        let error = refused(&json!({"list": vec![0; 100_000]}), &shifting);
+        let list = json!({"list": [1]});
+        let doubling = vec![json!({"op": "copy", "from": "/list", "path": "/list/-"}); 60];
+        let error = refused(&list, doubling);
+        assert!(error.contains("Unable to complete the copy, the accumulated size increase of copy is"), "{error}");
+        let shifting = vec![json!({"op": "add", "path": "/list/0", "value": 1}); 10_000];
+        let error = refused(&json!({"list": vec![0; 100_000]}), shifting);
         assert!(error.contains("the patch changes long lists too often"), "{error}");
+        let value = (0..100).fold(json!(1), |value, _| json!({"a": value}));
+        let digging = (0..100).map(|i| json!({"op": "add", "path": "/a".repeat(i * 100 + 1), "value": value}));
+        let error = refused(&json!({}), digging.collect());
+        assert!(error.contains("more than 512 levels deep"), "{error}");
+        let nesting = vec![json!({"op": "copy", "from": "/list", "path": format!("/list/0{}", "/0".repeat(99))}); 90];
+        let lists = (0..100).fold(json!([1]), |value, _| json!([value]));
+        assert!(refused(&json!({"list": lists}), nesting).contains("levels deep"));
     }
 }
