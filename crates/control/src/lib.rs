@@ -38,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use autoscaler::{Answer, receive};
 pub use exposure::{Exposure, GatewayRef};
+pub use revision::Tags;
 
 /// What the controllers are told from outside.
 #[derive(Clone)]
@@ -50,6 +51,8 @@ pub struct Config {
     pub node_name: String,
     /// `None` on one machine, where Dhow's own node runs the pods.
     pub cluster: Option<Cluster>,
+    /// Where tags of images are looked up; `None` leaves them to nodes.
+    pub tags: Option<Arc<dyn Tags>>,
     pub clock: api::Clock,
 }
 
@@ -168,7 +171,7 @@ fn serving(client: &Client, caches: &Caches, config: &Config) -> [Controller; 5]
         function::controller(caches, applier("function"), clock(), config.cluster.clone().map(Arc::new)),
         service::controller(caches, applier("service"), clock()),
         configuration::controller(caches, applier("configuration"), clock()),
-        revision::controller(caches, applier("revision"), clock(), config.cluster.clone()),
+        revision::controller(caches, applier("revision"), clock(), config.cluster.clone(), config.tags.clone()),
         route::controller(caches, applier("route"), clock(), hosts),
     ]
 }

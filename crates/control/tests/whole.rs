@@ -54,6 +54,7 @@ impl Platform {
             gateway_port: 8080,
             node_name: "node".into(),
             cluster,
+            tags: None,
             clock: daemon::system_clock(),
         };
         let (to_run, stop) = (client.clone(), shutdown.clone());

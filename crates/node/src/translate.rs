@@ -73,7 +73,7 @@ pub fn accept(pod: &Pod, classes: &[&str], registry: &str) -> Result<Accepted, R
     let image = container.image.as_deref().unwrap_or_default();
     let parsed: ImageRef =
         image.parse().map_err(|e| Refusal { reason: reason::INVALID_IMAGE_NAME, message: format!("{e}") })?;
-    if !is_built_in(parsed.registry.as_deref(), registry) {
+    if !parsed.is_built_in(registry) {
         return Err(no_provider(format!(
             "{image} is not in the built-in registry {registry}, and other registries' images are not run here"
         )));
@@ -87,15 +87,6 @@ pub fn accept(pod: &Pod, classes: &[&str], registry: &str) -> Result<Accepted, R
         return Err(Refusal { reason: reason::IMAGE_FORBIDDEN, message });
     }
     Ok(Accepted { provider, image: parsed })
-}
-
-/// The built-in registry listens on loopback unless told otherwise, and perhaps on another port since the image was
-/// named.
-fn is_built_in(host: Option<&str>, registry: &str) -> bool {
-    let Some(host) = host else { return false };
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
-    let loopback = name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    host == registry || loopback
 }
 
 fn spec(pod: &Pod) -> Result<&PodSpec, Refusal> {

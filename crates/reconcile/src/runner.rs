@@ -52,10 +52,23 @@ impl<Q: WorkKey> Controller<Q> {
     where
         F: Fn(&Q, Timestamp) -> Plan + Send + Sync + 'static,
     {
+        Self::asked(name, clock, applier, |_| std::future::ready(()), move |key, (), now| plan(key, now))
+    }
+
+    /// The same, with something that the caches do not know to be asked first. `ask` must come to an end by itself.
+    pub fn asked<A, R, T, F>(name: &'static str, clock: api::Clock, applier: Applier, ask: A, plan: F) -> Self
+    where
+        A: Fn(&Q) -> R + Send + Sync + 'static,
+        R: Future<Output = T> + Send + 'static,
+        T: Send,
+        F: Fn(&Q, T, Timestamp) -> Plan + Send + Sync + 'static,
+    {
+        let plan = Arc::new(plan);
         Self::new(name, move |key: Q| {
-            let plan = plan(&key, clock());
-            let applier = applier.clone();
+            let (asked, plan) = (ask(&key), plan.clone());
+            let (applier, clock) = (applier.clone(), clock.clone());
             async move {
+                let plan = plan(&key, asked.await, clock());
                 applier.apply(&plan).await?;
                 Ok(plan.requeue_after.map(|d| Duration::try_from(d).unwrap_or_default()))
             }

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use reconcile::view;
 
+use super::digests::Digests;
 use crate::Cluster;
 use crate::ownership::{Labels, annotations_of, child_meta, child_name, labels_of, name_of};
 
@@ -70,7 +71,7 @@ fn selector(revision: &Revision) -> Labels {
 }
 
 /// The Deployment without its number of replicas.
-pub fn deployment(revision: &Revision, cluster: Option<&Cluster>) -> Deployment {
+pub fn deployment(revision: &Revision, cluster: Option<&Cluster>, digests: &Digests) -> Deployment {
     let template_meta = ObjectMeta {
         labels: Some(revision_labels(revision)),
         annotations: Some(revision_annotations(revision)).filter(|a| !a.is_empty()),
@@ -85,7 +86,7 @@ pub fn deployment(revision: &Revision, cluster: Option<&Cluster>) -> Deployment 
     };
     let spec = DeploymentSpec {
         selector: LabelSelector { match_labels: Some(selector(revision)), ..LabelSelector::default() },
-        template: PodTemplateSpec { metadata: Some(template_meta), spec: Some(pod_spec(revision, cluster)) },
+        template: PodTemplateSpec { metadata: Some(template_meta), spec: Some(pod_spec(revision, cluster, digests)) },
         strategy: Some(strategy),
         progress_deadline_seconds: Some(PROGRESS_DEADLINE_SECONDS),
         ..DeploymentSpec::default()
@@ -95,13 +96,16 @@ pub fn deployment(revision: &Revision, cluster: Option<&Cluster>) -> Deployment 
     Deployment { metadata, spec: Some(spec), status: None }
 }
 
-fn pod_spec(revision: &Revision, cluster: Option<&Cluster>) -> PodSpec {
+fn pod_spec(revision: &Revision, cluster: Option<&Cluster>, digests: &Digests) -> PodSpec {
     let mut pod = revision.spec.pod.clone();
     let port = port_number(&pod);
     let declares_port = serving_port(&pod).is_some();
     let serving = pod.containers.iter().position(|c| c.ports.as_ref().is_some_and(|p| !p.is_empty())).unwrap_or(0);
     for (i, container) in pod.containers.iter_mut().enumerate() {
         finish_container(container, revision, (i == serving).then_some(port));
+        if let Some(Ok(pinned)) = digests.get(&container.name) {
+            container.image = Some(pinned.clone());
+        }
         if i == serving && !declares_port {
             container.ports = Some(vec![ContainerPort {
                 name: Some("user-port".into()),

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use api::autoscaling::PodAutoscaler;
 use api::serving::{REVISION_CONDITIONS, Revision, reason};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use reconcile::Plan;
 
+use super::digests::Digests;
 use super::{children, status};
 use crate::Cluster;
 use crate::ownership::{controls, name_of};
@@ -20,7 +21,11 @@ pub struct Inputs {
     pub service: Option<Arc<Service>>,
     pub pods: Vec<Arc<Pod>>,
     pub cluster: Option<Cluster>,
+    pub digests: Digests,
 }
+
+/// A tag that is not there may be pushed yet.
+const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(5);
 
 pub fn plan(inputs: &Inputs, now: Timestamp) -> Plan {
     let revision = inputs.revision.as_ref();
@@ -33,10 +38,18 @@ pub fn plan(inputs: &Inputs, now: Timestamp) -> Plan {
         plan.status(revision, &status, now);
         return plan;
     }
+    if let Some(missing) = inputs.digests.values().find_map(|image| image.as_ref().err()) {
+        let mut status = status::status(inputs, now);
+        let conditions = &mut status.conditions;
+        REVISION_CONDITIONS.mark_false(conditions, status::CONTAINER_HEALTHY, reason::CONTAINER_MISSING, missing, now);
+        plan.status(revision, &status, now);
+        plan.requeue_after(LOOK_AGAIN);
+        return plan;
+    }
     // The autoscaler before the Deployment: no instance may run that nobody counts.
     plan.apply(inputs.autoscaler.as_deref(), &children::autoscaler(revision));
     plan.apply(inputs.service.as_deref(), &children::service(revision));
-    let wanted = children::deployment(revision, inputs.cluster.as_ref());
+    let wanted = children::deployment(revision, inputs.cluster.as_ref(), &inputs.digests);
     match inputs.deployment.as_deref() {
         Some(deployment) => plan.apply(Some(deployment), &wanted),
         None => {

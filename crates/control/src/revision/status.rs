@@ -9,8 +9,9 @@ use api::autoscaling::{ACTIVE, SCALE_TARGET_INITIALIZED};
 use api::condition::{self, Condition};
 use api::serving::{self, REVISION_CONDITIONS, RevisionStatus, reason};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 
+use super::digests::{is_pinned, known};
 use super::plan::Inputs;
 use crate::ownership::generation_of;
 
@@ -138,25 +139,22 @@ fn exited(container: &ContainerStatus) -> Option<Trouble> {
     })
 }
 
-/// Each container with the digest it runs: from its image when pinned there, else from what a node pulled.
+/// Each container with the digest it runs: from its image when pinned there, else what its tag named when it was looked up,
+/// else from what a node pulled.
 fn container_statuses(inputs: &Inputs) -> Vec<serving::ContainerStatus> {
     let pulled = |name: &str| {
         let statuses = inputs.pods.iter().filter_map(|p| p.status.as_ref()?.container_statuses.as_ref()).flatten();
         let mut ids = statuses.filter(|c| c.name == name).map(|c| c.image_id.trim_start_matches("docker-pullable://"));
         ids.find(|id| id.contains("@sha256:")).map(str::to_owned)
     };
-    let before = inputs.revision.status.as_ref().map(|s| s.container_statuses.as_slice()).unwrap_or_default();
-    let containers = &inputs.revision.spec.pod.containers;
-    let known =
-        |name: &str| before.iter().find(|c| c.name.as_deref() == Some(name)).and_then(|c| c.image_digest.clone());
-    let digest = |name: &str, image: Option<&String>| {
-        image.filter(|i| i.contains("@sha256:")).cloned().or_else(|| known(name)).or_else(|| pulled(name))
+    let found = |name: &str| inputs.digests.get(name).and_then(|image| image.clone().ok());
+    let digest = |container: &Container| match is_pinned(container) {
+        true => container.image.clone(),
+        false => {
+            let name = &container.name;
+            known(&inputs.revision, name).or_else(|| found(name)).or_else(|| pulled(name))
+        }
     };
-    containers
-        .iter()
-        .map(|c| serving::ContainerStatus {
-            name: Some(c.name.clone()),
-            image_digest: digest(&c.name, c.image.as_ref()),
-        })
-        .collect()
+    let containers = inputs.revision.spec.pod.containers.iter();
+    containers.map(|c| serving::ContainerStatus { name: Some(c.name.clone()), image_digest: digest(c) }).collect()
 }

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::Service;
 use reconcile::Key;
 use serde_json::{Value, json};
 
+use super::digests::{self, Digests, Tags};
 use super::gather;
 use crate::fixtures::*;
 use crate::{Cluster, Exposure};
@@ -30,7 +31,7 @@ fn run(case: &str, world: &World) -> Outcome {
 }
 
 fn run_on(case: &str, world: &World, cluster: Option<&Cluster>) -> Outcome {
-    converge(case, world, &Key::new("default", NAME), |w, key, now| gather(w, cluster, key, now))
+    converge(case, world, &Key::new("default", NAME), |w, key, now| gather(w, cluster, Digests::default(), key, now))
 }
 
 fn with_pod(world: World, status: Value) -> World {
@@ -283,4 +284,41 @@ fn names_of_others() {
     assert_eq!(outcome.writes, ["status Revision default/hello-00001"]);
     let want = "Ready=False NotOwned: There is an existing Service \"hello-00001\" that we do not own.";
     assert!(conditions(&outcome.world).contains(&want.to_owned()));
+}
+
+/// A registry whose one tag moves.
+struct Moving(std::sync::Mutex<Vec<Result<Option<String>, String>>>);
+
+impl Tags for Moving {
+    fn pin(&self, _: String, _: String) -> futures::future::BoxFuture<'static, Result<Option<String>, String>> {
+        Box::pin(std::future::ready(self.0.lock().unwrap().pop().expect("it is asked once for each")))
+    }
+}
+
+#[tokio::test]
+async fn tags_are_looked_up_once() {
+    let pinned = |digest: &str| format!("localhost:5000/default/hello@sha256:{digest}");
+    let mut world = given(json!({}), json!({}));
+    world.edit::<Revision>("default", NAME, |revision| {
+        revision.spec.pod.containers[0].image = Some("localhost:5000/default/hello:1".into());
+    });
+    let answers = vec![Ok(Some(pinned("bb"))), Ok(Some(pinned("aa"))), Err("no such tag".to_owned())];
+    let tags = std::sync::Arc::new(Moving(answers.into()));
+    let run = async |case, world: &World| {
+        let revision = std::sync::Arc::new(world.expect::<Revision>("default", NAME));
+        let found = digests::find(tags.clone(), revision).await;
+        converge(case, world, &Key::new("default", NAME), |w, key, now| gather(w, None, found.clone(), key, now)).world
+    };
+    let world = run("missing", &world).await;
+    let said = "Unable to fetch image \"localhost:5000/default/hello:1\": no such tag";
+    assert!(conditions(&world).contains(&format!("Ready=False ContainerMissing: {said}")), "{:?}", conditions(&world));
+    assert!(!exists::<Deployment>(&world, "hello-00001-deployment"));
+    let mut world = run("found", &world).await;
+    for case in ["pinned", "the tag has moved", "again"] {
+        let template = world.expect::<Deployment>("default", "hello-00001-deployment").spec.unwrap().template;
+        assert_eq!(template.spec.unwrap().containers[0].image, Some(pinned("aa")), "{case}");
+        let status = world.expect::<Revision>("default", NAME).status.unwrap();
+        assert_eq!(status.container_statuses[0].image_digest, Some(pinned("aa")), "{case}");
+        world = run(case, &world).await;
+    }
 }

@@ -57,6 +57,8 @@ fn config(process: &Process, domain: &str, gateway_port: u16, exposure: Exposure
             exposure,
             pull_secrets: vec![],
         }),
+        // A kubelet pulls by itself, from any registry.
+        tags: None,
         clock: process.clock.clone(),
     }
 }

@@ -94,11 +94,16 @@ impl Housekeeping {
         let functions = Api::<api::function::Function>::all(client()).list(&all).await?;
         let pods = Api::<Pod>::all(client()).list(&all).await?;
         let of_revisions = revisions.iter().flat_map(|r| &r.spec.pod.containers).filter_map(|c| c.image.clone());
+        let of_statuses = revisions.iter().filter_map(|r| r.status.as_ref()).flat_map(|s| &s.container_statuses);
+        let of_statuses = of_statuses.filter_map(|c| c.image_digest.clone());
         let of_pods =
             pods.iter().filter_map(|p| p.spec.as_ref()).flat_map(|s| &s.containers).filter_map(|c| c.image.clone());
         let of_builds = builds.iter().filter_map(|b| b.status.as_ref()?.image.clone());
-        let images =
-            of_revisions.chain(of_pods).chain(of_builds).filter_map(|i| i.parse::<ImageRef>().ok()?.digest().cloned());
+        let images = of_revisions
+            .chain(of_statuses)
+            .chain(of_pods)
+            .chain(of_builds)
+            .filter_map(|i| i.parse::<ImageRef>().ok()?.digest().cloned());
         let sources = functions.iter().filter_map(|f| f.spec.source.blob.as_ref());
         let sources = sources.chain(builds.iter().filter_map(|b| b.spec.source.blob.as_ref()));
         let sources = sources.filter_map(|blob| blob.digest.parse().ok());

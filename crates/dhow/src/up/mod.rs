@@ -4,6 +4,7 @@
 
 mod bootstrap;
 mod credentials;
+mod images;
 mod listeners;
 mod settings;
 mod storage;
@@ -110,7 +111,8 @@ async fn run_rooms(
     let client = api.client("default");
 
     let (to_autoscaler, from_gateways) = mpsc::channel(POKES);
-    let controllers = settings.control(gateway.addresses().public.port());
+    let tags = Arc::new(images::BuiltIn { registry: registry.clone(), host: endpoints.registry.clone() });
+    let controllers = settings.control(gateway.addresses().public.port(), tags);
     let builds = settings.build(&endpoints.registry, provider.host_address());
     let builder = build::run(client.clone(), registry.clone(), provider.clone(), builds, tasks.token(CONTROL));
     let control =

@@ -117,12 +117,13 @@ impl Settings {
         }
     }
 
-    pub fn control(&self, gateway_port: u16) -> control::Config {
+    pub fn control(&self, gateway_port: u16, tags: Arc<dyn control::Tags>) -> control::Config {
         control::Config {
             domain: self.domain.clone(),
             gateway_port,
             node_name: NODE.to_owned(),
             cluster: None,
+            tags: Some(tags),
             clock: self.clock.clone(),
         }
     }

@@ -49,6 +49,10 @@ async fn pushed(platform: &Platform) -> String {
     format!("{}/default/own@{digest}", platform.endpoint("registry"))
 }
 
+fn by_tag(image: &str) -> String {
+    image.replace(image.split_once('@').expect("a digest").1, "latest").replace('@', ":")
+}
+
 async fn push(platform: &Platform, method: Method, path: &str, media: &str, body: &[u8]) {
     let config: Value = serde_json::from_slice(&std::fs::read(platform.kubeconfig()).expect("a file")).expect("JSON");
     let token = config["users"][0]["user"]["token"].as_str().expect("a token").to_owned();
@@ -67,8 +71,10 @@ async fn an_image_is_served_from_zero() {
     }
     let platform = Platform::start().await;
     let image = pushed(&platform).await;
-    platform.apply(&container("own", &image));
+    platform.apply(&container("own", &by_tag(&image)));
     platform.serves("own");
+    let digest = ["get", "revision", "-o", "jsonpath={.items[0].status.containerStatuses[0].imageDigest}"];
+    assert_eq!(platform.kubectl_ok(&digest), image);
     let answer = platform.get("own", "/path").await.text();
     let seen = "arguments=[\"by\", \"default\"] target=image place=/etc own=mine writes=true host=false\n";
     assert_eq!(answer, format!("GET /path HTTP/1.1\n{seen}"));

@@ -24,6 +24,15 @@ impl ImageRef {
         }
     }
 
+    /// Whether it is in the registry of this host and port, or in one of this machine: the built-in one listens on loopback
+    /// unless told otherwise, and perhaps on another port since the image was named.
+    pub fn is_built_in(&self, registry: &str) -> bool {
+        let Some(host) = self.registry.as_deref() else { return false };
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
+        let loopback = name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        host == registry || loopback
+    }
+
     /// The first component of the repository: the tenant, in the built-in registry.
     pub fn namespace(&self) -> Option<&str> {
         self.repository.split_once('/').map(|(namespace, _)| namespace)
