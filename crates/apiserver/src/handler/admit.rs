@@ -47,6 +47,7 @@ pub struct Writing<'a> {
     pub name: Option<&'a str>,
     pub part: Part,
     pub manager: &'a str,
+    pub user: &'a str,
     pub now: Timestamp,
 }
 
@@ -93,7 +94,12 @@ impl Live {
     }
 }
 
-impl Writing<'_> {
+impl<'a> Writing<'a> {
+    /// The server's own write of a whole object without a namespace.
+    pub fn own(kind: &'a Kind, name: &'a str, now: Timestamp) -> Self {
+        Self { kind, namespace: None, name: Some(name), part: Part::Whole, manager: "dhow", user: "dhow", now }
+    }
+
     pub fn author(&self, operation: Operation) -> Author<'_> {
         let owner = Owner {
             manager: self.manager.to_owned(),
@@ -144,6 +150,7 @@ pub fn create(writing: &Writing<'_>, mut object: Value, managed: Option<Managed>
         update_ownership(&Managed::default(), &writing.author(Operation::Update), &nothing(kind), &object)
     });
     (kind.stored().create)(&mut object);
+    (kind.stored().sign)(&mut object, None, writing.user);
     check(kind, &object, None)?;
     (kind.stored().allocate)(&mut object);
     kind.to_stored(&mut object);
@@ -162,6 +169,7 @@ pub fn update(writing: &Writing<'_>, live: &Live, mut new: Value, managed: Optio
     keep_servers_fields(old, &mut new)?;
     if writing.part == Part::Whole {
         complete(kind, &mut new);
+        (kind.stored().sign)(&mut new, Some(old), writing.user);
         (kind.stored().allocate)(&mut new);
     } else {
         settle(kind, &mut new);

@@ -28,7 +28,7 @@ impl Inner {
             let name = wanted["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             let key = kind.key(None, &name);
             let now = (self.clock)();
-            let writing = Writing { kind, namespace: None, name: Some(&name), part: Part::Whole, manager: "dhow", now };
+            let writing = Writing::own(kind, &name, now);
             let Some(entry) = self.store.get(&key) else {
                 let object = admit::create(&writing, wanted, None)?;
                 self.store_object(kind, &key, &object, Expect::Absent)?;

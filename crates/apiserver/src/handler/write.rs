@@ -237,6 +237,7 @@ impl Inner {
             name: call.name,
             part: Part::of(call.subresource),
             manager,
+            user: &call.caller.user.name,
             now: (self.clock)(),
         }
     }
@@ -329,7 +330,7 @@ impl Inner {
                 continue;
             }
             let now = (self.clock)();
-            let writing = Writing { kind, namespace: None, name: Some(name), part: Part::Whole, manager: "dhow", now };
+            let writing = Writing::own(kind, name, now);
             let object = admit::create(&writing, json!({"metadata": {"name": name}}), None)?;
             self.put(kind, &key, &object, Expect::Absent)?;
         }

@@ -5,7 +5,7 @@ use kube::CustomResourceExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Shape, Status, Strategy, object_at, set_default};
+use super::{Shape, Status, Strategy, authors, object_at, set_default};
 use crate::status::FieldError;
 use crate::table::Columns;
 
@@ -43,13 +43,14 @@ pub static SERVICE: Strategy = Strategy {
     short_names: &["kservice", "ksvc"],
     categories: KNATIVE,
     shape: Shape::Custom(api::serving::Service::crd),
+    sign: authors::sign,
     default: |service| {
         default_revision(service.pointer_mut("/spec/template/spec"));
         default_traffic(service);
     },
     validate: |service, old| {
         let rules = checked(&service["spec"], |spec| api::serving::validate_service(&spec));
-        named(service, old).into_iter().chain(rules).collect()
+        named(service, old).into_iter().chain(authors::changed_creator(service, old)).chain(rules).collect()
     },
     ..CUSTOM
 };
@@ -62,11 +63,13 @@ pub static CONFIGURATION: Strategy = Strategy {
     short_names: &["config", "cfg"],
     categories: KNATIVE,
     shape: Shape::Custom(api::serving::Configuration::crd),
+    sign: authors::sign,
     default: |configuration| default_revision(configuration.pointer_mut("/spec/template/spec")),
-    validate: |configuration, _| {
-        checked(&configuration["spec"], |spec: api::serving::ConfigurationSpec| {
+    validate: |configuration, old| {
+        let rules = checked(&configuration["spec"], |spec: api::serving::ConfigurationSpec| {
             api::serving::validate_template("spec.template", &spec.template)
-        })
+        });
+        authors::changed_creator(configuration, old).into_iter().chain(rules).collect()
     },
     ..CUSTOM
 };
@@ -101,10 +104,12 @@ pub static ROUTE: Strategy = Strategy {
     short_names: &["rt"],
     categories: KNATIVE,
     shape: Shape::Custom(api::serving::Route::crd),
-    validate: |route, _| {
-        checked(&route["spec"], |spec: api::serving::RouteSpec| {
+    sign: authors::sign,
+    validate: |route, old| {
+        let rules = checked(&route["spec"], |spec: api::serving::RouteSpec| {
             api::serving::validate_traffic("spec.traffic", &spec.traffic)
-        })
+        });
+        authors::changed_creator(route, old).into_iter().chain(rules).collect()
     },
     ..CUSTOM
 };

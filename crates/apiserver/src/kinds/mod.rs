@@ -3,6 +3,7 @@
 //! Adding a kind is adding a row. The handler reads rows and never asks for a kind by name.
 
 mod apps;
+mod authors;
 mod core;
 mod custom;
 pub mod definitions;
@@ -57,6 +58,8 @@ pub struct Strategy {
     pub default: fn(&mut Value),
     /// Sets what a new object starts with, such as a status.
     pub create: fn(&mut Value),
+    /// Notes who wrote it: the object, what it was on updates, and the user.
+    pub sign: fn(&mut Value, Option<&Value>, &str),
     /// What the server hands out: it is nobody's in the record of owners.
     pub allocate: fn(&mut Value),
     /// What the schema cannot say; with the object as it was, on updates.
@@ -210,6 +213,7 @@ impl Strategy {
         durability: |_| Durability::Durable,
         default: |_| {},
         create: |_| {},
+        sign: |_, _, _| {},
         allocate: |_| {},
         validate: |_, _| vec![],
         advise: |_, _| vec![],
