@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use serde_json::Value;
 use store::{Expect, StoreError};
 
-use super::admit::{self, Live, Outcome, Part, Writing};
+use super::admit::{self, Live, Outcome, Writing};
 use super::object::parse;
 use crate::Inner;
 use crate::kinds::Kind;
