@@ -168,8 +168,18 @@ pub async fn a_terminal_is_one() {
     resize(Size { columns: 132, rows: 43 });
     input.write_all(b"go\n").await.expect("typed");
     until(&mut session, "43 132\r\n").await;
-    input.write_all(b"\x03").await.expect("typed");
-    assert_eq!(whole(session.output).await.2, 130, "it is interrupted");
+    // As a person does when nothing happens: a shell that is just starting its next program loses one now and then.
+    let typing = async {
+        loop {
+            // Nobody reads it after the end.
+            let _ = input.write_all(b"\x03").await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        ended = whole(session.output) => assert_eq!(ended.2, 130, "it is interrupted"),
+        () = typing => {}
+    }
     platform.provider.shutdown().await;
 }
 
