@@ -48,7 +48,7 @@ for namespace in serving-tests serving-tests-alt tls; do
 done
 # Where the suite looks for the way in.
 "$kubectl" create namespace knative-serving
-"$kubectl" create service clusterip gateway --namespace knative-serving --tcp 80
+"$kubectl" create service clusterip gateway --namespace knative-serving --tcp 1
 "$kubectl" apply --filename "$checkout/test/config/test-resources.yaml" || true
 export GATEWAY_OVERRIDE=gateway GATEWAY_NAMESPACE_OVERRIDE=knative-serving SYSTEM_NAMESPACE=knative-serving
 cd "$checkout"
