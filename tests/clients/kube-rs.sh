@@ -5,30 +5,11 @@ set -eu
 checkout=$(cd "$1" && pwd)
 cd "$(dirname "$0")/../.."
 
-cargo build --quiet --package dhow
-work=$(mktemp -d)
 set --
 for listener in api gateway console metrics registry; do
     set -- "$@" "--$listener-listen" 127.0.0.1:0
 done
-target/debug/dhow up --data-dir "$work/data" "$@" >"$work/log" 2>&1 &
-dhow=$!
-finish() {
-    code=$?
-    trap - EXIT
-    kill "$dhow" 2>/dev/null || true
-    wait "$dhow" || true
-    [ "$code" = 0 ] || tail -n 40 "$work/log" >&2
-    rm -rf "$work"
-    exit "$code"
-}
-trap finish EXIT
-trap 'exit 130' INT TERM
-until [ -e "$work/data/endpoints.json" ]; do
-    kill -0 "$dhow"
-    sleep 0.1
-done
-export KUBECONFIG="$work/data/kubeconfig"
+. tests/tools/dhow-up.sh
 
 set --
 while read -r test _; do

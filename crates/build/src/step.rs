@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use runtime::{
     ContainerSpec, Exit, ExitReason, Limits, LogOptions, Mount, Network, Phase, Program, Provider, ProviderError, Root,
-    Sandbox, SandboxSpec, Serve,
+    Sandbox, SandboxSpec, Serve, Source,
 };
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
@@ -146,7 +146,11 @@ fn sandbox(step: &Step) -> SandboxSpec {
         log_bytes: LOG_BYTES,
         ..Limits::default()
     };
-    let mount = |host: &PathBuf, inside: &str, writable| Mount { host: host.clone(), inside: inside.into(), writable };
+    let mount = |host: &PathBuf, inside: &str, writable| Mount {
+        source: Source::Host(host.clone()),
+        inside: inside.into(),
+        writable,
+    };
     let container = ContainerSpec {
         name: CONTAINER.into(),
         root: Root::Host,
@@ -162,6 +166,7 @@ fn sandbox(step: &Step) -> SandboxSpec {
         namespace: step.namespace.clone(),
         name: step.name.clone(),
         network: Network::Only(step.proxy),
+        volumes: vec![],
         containers: vec![container],
     }
 }

@@ -1,22 +1,15 @@
 //! A container's environment: what the image, the manifest and the node say, in that order.
 //!
-//! Reading the ConfigMaps and Secrets that it refers to is the shell's; what they mean is pure.
+//! Pure; the ConfigMaps and Secrets that it refers to are read by `sources`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret};
-use kube::{Api, Client};
+use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, Pod};
 use registry::image::ImageConfig;
 
+use crate::sources::Sources;
 use crate::translate::{Refusal, port, reason};
-
-/// The ConfigMaps and Secrets that a container refers to, as far as they exist.
-#[derive(Debug, Default)]
-pub struct Sources {
-    config_maps: BTreeMap<String, BTreeMap<String, Bytes>>,
-    secrets: BTreeMap<String, BTreeMap<String, Bytes>>,
-}
 
 /// What the node adds.
 pub struct Facts<'a> {
@@ -26,40 +19,6 @@ pub struct Facts<'a> {
 
 /// Where programs are, in every sandbox.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Reads what the container refers to, and nothing else.
-pub async fn sources(client: &Client, namespace: &str, container: &Container) -> kube::Result<Sources> {
-    let (config_maps, secrets) = references(container);
-    let mut sources = Sources::default();
-    for name in config_maps {
-        if let Some(found) = Api::<ConfigMap>::namespaced(client.clone(), namespace).get_opt(&name).await? {
-            let text = found.data.unwrap_or_default().into_iter().map(|(k, v)| (k, Bytes::from(v)));
-            let binary = found.binary_data.unwrap_or_default().into_iter().map(|(k, v)| (k, Bytes::from(v.0)));
-            sources.config_maps.insert(name, text.chain(binary).collect());
-        }
-    }
-    for name in secrets {
-        if let Some(found) = Api::<Secret>::namespaced(client.clone(), namespace).get_opt(&name).await? {
-            let data = found.data.unwrap_or_default().into_iter().map(|(k, v)| (k, Bytes::from(v.0)));
-            sources.secrets.insert(name, data.collect());
-        }
-    }
-    Ok(sources)
-}
-
-/// The names of ConfigMaps and of Secrets.
-fn references(container: &Container) -> (BTreeSet<String>, BTreeSet<String>) {
-    let (mut config_maps, mut secrets) = (BTreeSet::new(), BTreeSet::new());
-    for from in container.env_from.iter().flatten() {
-        config_maps.extend(from.config_map_ref.as_ref().map(|r| r.name.clone()));
-        secrets.extend(from.secret_ref.as_ref().map(|r| r.name.clone()));
-    }
-    for from in container.env.iter().flatten().filter_map(|v| v.value_from.as_ref()) {
-        config_maps.extend(from.config_map_key_ref.as_ref().map(|r| r.name.clone()));
-        secrets.extend(from.secret_key_ref.as_ref().map(|r| r.name.clone()));
-    }
-    (config_maps, secrets)
-}
 
 /// The complete environment. A later value of the same name replaces an earlier one.
 pub fn resolve(
@@ -144,7 +103,8 @@ fn text(bytes: &Bytes) -> Option<String> {
     String::from_utf8(bytes.to_vec()).ok().filter(|t| !t.contains('\0'))
 }
 
-fn field(path: &str, facts: &Facts<'_>) -> Result<String, Refusal> {
+/// What the pod says of itself.
+pub fn field(path: &str, facts: &Facts<'_>) -> Result<String, Refusal> {
     let meta = &facts.pod.metadata;
     let spec = facts.pod.spec.as_ref();
     let keyed = |map: &Option<BTreeMap<String, String>>, rest: &str| {

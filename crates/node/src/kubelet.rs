@@ -51,36 +51,37 @@ async fn serve(directory: &Directory, now: Timestamp, request: Request<RequestBo
     let Some(entry) = directory.get(namespace, pod) else {
         return answer(StatusCode::NOT_FOUND, &format!("pod {namespace}/{pod} is not on this node"));
     };
-    if let Some(container) = container.filter(|container| entry.container != *container) {
-        let text = format!("container {container} is not valid for pod {pod}; it has {}", entry.container);
+    if let Some(container) = container.filter(|container| !entry.containers.iter().any(|known| known == container)) {
+        let text = format!("container {container} is not valid for pod {pod}; it has {}", entry.containers.join(", "));
         return answer(StatusCode::BAD_REQUEST, &text);
     }
+    let container = container.unwrap_or_default();
     let query = parts.uri.query().unwrap_or_default();
     match verb {
-        "exec" => visit::exec(&entry, query, body).await,
-        "attach" => visit::attach(&entry, query, body).await,
+        "exec" => visit::exec(&entry, container, query, body).await,
+        "attach" => visit::attach(&entry, container, query, body).await,
         "portForward" => visit::forward(&entry, query, body).await,
         _ => match Query::parse(query, now) {
-            Ok(query) if query.previous => previous(&entry, pod, &query.options),
-            Ok(query) => present(&entry, pod, query.options).await,
+            Ok(query) if query.previous => previous(&entry, pod, container, &query.options),
+            Ok(query) => present(&entry, pod, container, query.options).await,
             Err(problem) => answer(StatusCode::BAD_REQUEST, &problem),
         },
     }
 }
 
-fn previous(entry: &Entry, pod: &str, options: &LogOptions) -> Response<Body> {
-    match entry.previous.as_ref().or(entry.ended.as_ref()) {
+fn previous(entry: &Entry, pod: &str, container: &str, options: &LogOptions) -> Response<Body> {
+    match entry.previous.as_ref().or(entry.ended.as_ref()).and_then(|logs| logs.get(container)) {
         Some(log) => whole(logs::select(log, options)),
         None => {
-            let text = format!("previous terminated container {:?} in pod {pod:?} not found", entry.container);
+            let text = format!("previous terminated container {container:?} in pod {pod:?} not found");
             answer(StatusCode::BAD_REQUEST, &text)
         }
     }
 }
 
-async fn present(entry: &Entry, pod: &str, options: LogOptions) -> Response<Body> {
+async fn present(entry: &Entry, pod: &str, container: &str, options: LogOptions) -> Response<Body> {
     if let Some(provider) = &entry.provider {
-        match provider.logs(&entry.uid, &entry.container, options.clone()).await {
+        match provider.logs(&entry.uid, container, options.clone()).await {
             Ok(stream) => {
                 let frames = stream.map(|chunk| chunk.map(Frame::data).map_err(BoxError::from));
                 return Response::new(StreamBody::new(frames).boxed_unsync());
@@ -89,10 +90,10 @@ async fn present(entry: &Entry, pod: &str, options: LogOptions) -> Response<Body
             Err(error) => return answer(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         }
     }
-    match &entry.ended {
+    match entry.ended.as_ref().and_then(|logs| logs.get(container)) {
         Some(log) => whole(logs::select(log, &options)),
         None => {
-            let text = format!("container {:?} in pod {pod:?} is waiting to start: {}", entry.container, entry.waiting);
+            let text = format!("container {container:?} in pod {pod:?} is waiting to start: {}", entry.waiting);
             answer(StatusCode::BAD_REQUEST, &text)
         }
     }

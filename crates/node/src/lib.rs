@@ -14,10 +14,12 @@ mod machine;
 mod plan;
 mod pods;
 mod registration;
+mod sources;
 mod startup;
 mod status;
 mod translate;
 mod visit;
+mod volumes;
 mod worker;
 
 use std::net::IpAddr;

@@ -23,16 +23,19 @@ const MESSAGE_LINES: usize = 80;
 #[derive(Clone, Default)]
 pub struct Entry {
     pub uid: String,
-    pub container: String,
+    pub containers: Vec<String>,
     /// Runs it, once something does.
     pub provider: Option<Arc<dyn Provider>>,
-    /// The latest run that ended; with the time before each line.
-    pub ended: Option<Bytes>,
+    /// The latest run that ended.
+    pub ended: Option<Logs>,
     /// The run before the present one.
-    pub previous: Option<Bytes>,
+    pub previous: Option<Logs>,
     /// Why there is no log yet.
     pub waiting: String,
 }
+
+/// Of each container of a run, by its name; with the time before each line.
+pub type Logs = HashMap<String, Bytes>;
 
 #[derive(Default)]
 pub struct Directory {
@@ -70,8 +73,18 @@ impl Directory {
     }
 }
 
-/// The end of a run's log, with times. What cannot be read is left out: a status must not wait for it.
-pub async fn collect(provider: &dyn Provider, uid: &str, container: &str) -> Bytes {
+/// The ends of a run's logs.
+pub async fn collect_all(provider: &dyn Provider, uid: &str, containers: Vec<String>) -> Logs {
+    let mut logs = Logs::default();
+    for container in containers {
+        let log = collect(provider, uid, &container).await;
+        logs.insert(container, log);
+    }
+    logs
+}
+
+/// The end of a container's log, with times. What cannot be read is left out: a status must not wait for it.
+async fn collect(provider: &dyn Provider, uid: &str, container: &str) -> Bytes {
     let options = LogOptions { tail_lines: Some(KEPT_LINES), timestamps: true, ..LogOptions::default() };
     let mut kept = Vec::new();
     match provider.logs(uid, container, options).await {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use runtime::{Exit, ExitReason, Phase, Sandbox};
 
 /// The wait before the second restart in a row; it doubles with each one.
@@ -27,9 +27,12 @@ const DEFAULT_GRACE: u64 = 30;
 /// The exit of a container of which nothing is known any more: as if killed.
 const LOST: i32 = 137;
 
-/// How a container ended.
+/// How a run ended: by the end of this container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
+    pub container: String,
+    /// How the others had ended by then. Those that had not are stopped: containers of a pod are started again together.
+    pub beside: Vec<Ended>,
     pub code: i32,
     pub signal: Option<i32>,
     pub reason: &'static str,
@@ -150,7 +153,7 @@ pub fn step(inputs: &Inputs<'_>) -> Step {
     let history = inputs.history;
     match (&history.end, inputs.sandbox) {
         (Some(end), _) => after(end, inputs),
-        (None, Some(sandbox)) if sandbox.is_exited() => Step::Collect,
+        (None, Some(sandbox)) if is_over(sandbox, RestartPolicy::of(inputs.pod)) => Step::Collect,
         (None, Some(_)) => Step::Wait(None),
         (None, None) => match &history.trouble {
             None => Step::Start,
@@ -243,10 +246,19 @@ pub fn restart_at(end: &Ended, failures: u32) -> Timestamp {
     end.finished.saturating_add(backoff(failures)).unwrap_or(Timestamp::MAX)
 }
 
-/// How a sandbox whose containers have all ended did so.
-pub fn exit(sandbox: &Sandbox) -> Option<&Exit> {
-    sandbox.containers.iter().find_map(|c| match &c.phase {
-        Phase::Exited(exit) => Some(exit),
+/// Whether a run has ended: all its containers have, or one that is to be started again.
+pub fn is_over(sandbox: &Sandbox, policy: RestartPolicy) -> bool {
+    let again = |(_, exit): (&str, &Exit)| match policy {
+        RestartPolicy::Always => true,
+        RestartPolicy::OnFailure => exit.code != 0,
+        RestartPolicy::Never => false,
+    };
+    sandbox.is_exited() || exits(sandbox).any(again)
+}
+
+fn exits(sandbox: &Sandbox) -> impl Iterator<Item = (&str, &Exit)> {
+    sandbox.containers.iter().filter_map(|container| match &container.phase {
+        Phase::Exited(exit) => Some((container.name.as_str(), exit)),
         _ => None,
     })
 }
@@ -260,14 +272,28 @@ pub fn began(sandbox: &Sandbox) -> Option<Timestamp> {
 }
 
 impl Ended {
-    pub fn new(exit: &Exit, message: String) -> Self {
+    /// How a run that is over ended: by the first of its containers that failed, or else that ended.
+    pub fn of(sandbox: &Sandbox) -> Option<Self> {
+        let mut all: Vec<Self> = exits(sandbox).map(|(name, exit)| Self::new(name, exit)).collect();
+        all.sort_by_key(|ended| (ended.code == 0, ended.finished));
+        let mut all = all.into_iter();
+        let first = all.next()?;
+        Some(Self { beside: all.collect(), ..first })
+    }
+
+    pub fn container(&self, name: &str) -> Option<&Self> {
+        [self].into_iter().chain(&self.beside).find(|ended| ended.container == name)
+    }
+
+    pub fn new(container: &str, exit: &Exit) -> Self {
         let reason = match exit.reason {
             ExitReason::OutOfMemory => "OOMKilled",
             _ if exit.code == 0 => "Completed",
             _ => "Error",
         };
         let Exit { code, signal, started, finished, .. } = *exit;
-        Self { code, signal, reason, message, started, finished }
+        let (container, message) = (container.to_owned(), String::new());
+        Self { container, beside: vec![], code, signal, reason, message, started, finished }
     }
 }
 
@@ -275,21 +301,24 @@ impl History {
     /// What the pod's status tells of a run before this node started: instances do not outlive it.
     pub fn of(pod: &Pod, now: Timestamp) -> Self {
         let mut history = Self::default();
-        let status = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref()?.first());
-        let Some(status) = status.filter(|_| !is_finished(pod)) else { return history };
+        let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
+        let Some(status) = statuses.first().filter(|_| !is_finished(pod)) else { return history };
         history.restarts = status.restart_count;
         let state = status.state.as_ref();
         let running = state.and_then(|s| s.running.as_ref());
         if running.is_some() || state.is_some_and(|s| s.terminated.is_some()) || status.restart_count > 0 {
             let started = running.and_then(|r| r.started_at.as_ref()).map_or(now, |t| t.0);
-            history.end = Some(Ended {
+            let lost = |status: &ContainerStatus| Ended {
+                container: status.name.clone(),
+                beside: vec![],
                 code: LOST,
                 signal: None,
                 reason: "ContainerStatusUnknown",
                 message: "the platform was started anew, and instances do not outlive it".into(),
                 started,
                 finished: now,
-            });
+            };
+            history.end = Some(Ended { beside: statuses[1..].iter().map(lost).collect(), ..lost(status) });
         }
         history
     }
@@ -358,7 +387,7 @@ mod tests {
     }
 
     fn ended(code: i32, finished: i64) -> Ended {
-        Ended::new(&exit_of(code, 0, finished), String::new())
+        Ended::new("c", &exit_of(code, 0, finished))
     }
 
     struct Row {
@@ -470,7 +499,7 @@ mod tests {
     fn histories() {
         let mut history = History::default();
         for (ran, failures) in [(1, 1), (1, 2), (599, 3), (600, 1), (5, 2)] {
-            history.ended(Ended::new(&exit_of(1, 0, ran), String::new()));
+            history.ended(Ended::new("c", &exit_of(1, 0, ran)));
             assert_eq!(history.failures, failures);
             history.started();
         }

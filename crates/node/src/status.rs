@@ -101,20 +101,23 @@ fn container(container: &Container, inputs: &Inputs<'_>) -> ContainerStatus {
     let history = inputs.history;
     let phase = inputs.sandbox.and_then(|s| s.containers.iter().find(|c| c.name == container.name)).map(|c| &c.phase);
     let mut ready = false;
-    let mut last = history.last.as_ref();
+    let own = |end: &'_ Ended| end.container(&container.name).cloned();
+    let mut last = history.last.as_ref().and_then(own);
     let state = match (&history.end, phase) {
-        (Some(end), _) => match crash_loop(container, end, inputs) {
-            Some(waiting) => {
-                last = Some(end);
+        (Some(end), _) => match (crash_loop(container, end, inputs), own(end)) {
+            (Some(waiting), own) => {
+                last = own.or(last);
                 waiting
             }
-            None => terminated(end, inputs),
+            (None, Some(own)) => terminated(&own, inputs),
+            // It was stopped because of another one's end.
+            (None, None) => waiting(reason::CREATING, None),
         },
         (None, Some(Phase::Running { since, ready: says_so })) => {
             ready = *says_so;
             running(*since)
         }
-        (None, Some(Phase::Exited(exit))) => terminated(&Ended::new(exit, String::new()), inputs),
+        (None, Some(Phase::Exited(exit))) => terminated(&Ended::new(&container.name, exit), inputs),
         (None, _) => match &history.trouble {
             Some(trouble) => waiting(trouble.reason, Some(trouble.message.clone())),
             None => waiting(reason::CREATING, None),
@@ -131,7 +134,7 @@ fn container(container: &Container, inputs: &Inputs<'_>) -> ContainerStatus {
         restart_count: history.restarts,
         container_id: (began && !inputs.class.is_empty()).then(|| container_id(inputs)),
         state: Some(state),
-        last_state: last.map(|end| terminated(end, inputs)),
+        last_state: last.map(|end| terminated(&end, inputs)),
         ..ContainerStatus::default()
     }
 }
@@ -251,16 +254,24 @@ pub fn is_urgent(there: &Value, wanted: &Value) -> bool {
         let mut conditions = status["conditions"].as_array().into_iter().flatten();
         conditions.any(|c| c["type"] == "Ready" && c["status"] == "True")
     };
-    let container = |status: &Value| status[CONTAINERS][0].clone();
-    let (was, is) = (container(there), container(wanted));
     let over = |status: &Value| matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"));
     let why =
         |c: &Value| c["state"]["waiting"]["reason"].as_str().filter(|r| *r != reason::CREATING).map(str::to_owned);
-    ready(there) != ready(wanted)
-        || over(there) != over(wanted)
-        || was["state"]["terminated"] != is["state"]["terminated"]
-        || was["lastState"] != is["lastState"]
-        || why(&was) != why(&is)
+    const NOTHING: ([Value; 2], Option<String>) = ([Value::Null, Value::Null], None);
+    let told = |container: &Value| {
+        let ended = [&container["state"]["terminated"], &container["lastState"]].map(Value::clone);
+        (ended, why(container))
+    };
+    let all = |status: &Value| {
+        status[CONTAINERS]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(told)
+            .filter(|told| *told != NOTHING)
+            .collect::<Vec<_>>()
+    };
+    ready(there) != ready(wanted) || over(there) != over(wanted) || all(there) != all(wanted)
 }
 
 #[cfg(test)]
@@ -298,7 +309,8 @@ mod tests {
 
     fn end(code: i32, finished: i64) -> Ended {
         let reason = if code == 0 { "Completed" } else { "Error" };
-        Ended { code, signal: None, reason, message: "boom".into(), started: at(1), finished: at(finished) }
+        let (container, message) = ("c".into(), "boom".into());
+        Ended { container, beside: vec![], code, signal: None, reason, message, started: at(1), finished: at(finished) }
     }
 
     #[test]

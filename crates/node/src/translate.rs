@@ -11,9 +11,10 @@ use api::names::DEFAULT_PORT;
 use api::quantity;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use registry::image::{ImageConfig, ImageRef};
-use runtime::{ContainerSpec, Limits, Mount, Network, Program, Root, SandboxSpec, Serve};
+use runtime::{ContainerSpec, Limits, Mount, Network, Program, Root, SandboxSpec, Serve, Source, Volume};
 
 use crate::environment::expand;
+use crate::volumes::mounts;
 
 /// Reasons of a container that waits, beside Kubernetes' own.
 pub mod reason {
@@ -53,7 +54,12 @@ pub struct Image {
 pub struct Accepted {
     /// Which of the Providers.
     pub provider: usize,
-    pub image: ImageRef,
+    /// Of each container, in the order of [`containers`].
+    pub images: Vec<ImageRef>,
+}
+
+pub fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    spec.containers.iter()
 }
 
 /// Reads the manifest alone; `classes` are the runtime classes of the Providers, `registry` the built-in one's host.
@@ -68,8 +74,17 @@ pub fn accept(pod: &Pod, classes: &[&str], registry: &str) -> Result<Accepted, R
     if classes.is_empty() {
         return Err(no_provider("this node has no Provider"));
     }
-    let container = only_container(spec)?;
-    unsupported(spec, container)?;
+    if spec.init_containers.as_ref().is_some_and(|c| !c.is_empty()) {
+        return Err(no_provider("init containers are not run here"));
+    }
+    unsupported(spec)?;
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let images =
+        containers(spec).map(|container| image_of(container, namespace, registry)).collect::<Result<_, _>>()?;
+    Ok(Accepted { provider, images })
+}
+
+fn image_of(container: &Container, namespace: &str, registry: &str) -> Result<ImageRef, Refusal> {
     let image = container.image.as_deref().unwrap_or_default();
     let parsed: ImageRef =
         image.parse().map_err(|e| Refusal { reason: reason::INVALID_IMAGE_NAME, message: format!("{e}") })?;
@@ -81,76 +96,77 @@ pub fn accept(pod: &Pod, classes: &[&str], registry: &str) -> Result<Accepted, R
     if parsed.digest().is_none() {
         return Err(no_provider(format!("{image} must be named by its digest (…@sha256:…)")));
     }
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     if parsed.namespace() != Some(namespace) {
         let message = format!("{image} belongs to another namespace; pods of {namespace} run images of {namespace}/…");
         return Err(Refusal { reason: reason::IMAGE_FORBIDDEN, message });
     }
-    Ok(Accepted { provider, image: parsed })
+    Ok(parsed)
 }
 
 fn spec(pod: &Pod) -> Result<&PodSpec, Refusal> {
     pod.spec.as_ref().ok_or_else(|| no_provider("the pod has no spec"))
 }
 
-fn only_container(spec: &PodSpec) -> Result<&Container, Refusal> {
-    if spec.init_containers.as_ref().is_some_and(|c| !c.is_empty()) {
-        return Err(no_provider("init containers are not run here"));
-    }
-    match spec.containers.as_slice() {
-        [only] => Ok(only),
-        many => Err(no_provider(format!("a pod of one container is run here, not of {}", many.len()))),
-    }
-}
-
-fn unsupported(spec: &PodSpec, container: &Container) -> Result<(), Refusal> {
-    let probes = [("livenessProbe", &container.liveness_probe), ("startupProbe", &container.startup_probe)]
-        .map(|(n, p)| (n, p.is_some()));
-    let found = [
-        ("volumeMounts", container.volume_mounts.as_ref().is_some_and(|m| !m.is_empty())),
-        ("volumeDevices", container.volume_devices.as_ref().is_some_and(|m| !m.is_empty())),
-        ("lifecycle", container.lifecycle.is_some()),
+fn unsupported(spec: &PodSpec) -> Result<(), Refusal> {
+    let of_pod = [
         ("hostNetwork", spec.host_network == Some(true)),
         ("hostPID", spec.host_pid == Some(true)),
         ("hostIPC", spec.host_ipc == Some(true)),
     ];
-    let names: Vec<&str> = found.into_iter().chain(probes).filter(|(_, set)| *set).map(|(name, _)| name).collect();
-    if names.is_empty() {
-        return Ok(());
-    }
-    Err(no_provider(format!("container {}: {} cannot be had here", container.name, list(&names))))
+    refuse_set("the pod", &of_pod)?;
+    spec.containers.iter().try_for_each(|container| {
+        let found = [
+            ("volumeDevices", container.volume_devices.as_ref().is_some_and(|m| !m.is_empty())),
+            ("lifecycle", container.lifecycle.is_some()),
+            ("livenessProbe", container.liveness_probe.is_some()),
+            ("startupProbe", container.startup_probe.is_some()),
+        ];
+        refuse_set(&format!("container {}", container.name), &found)
+    })
 }
 
-/// What the Provider is asked for. `env` is complete.
-pub fn sandbox(
-    pod: &Pod,
-    image: &Image,
-    env: Vec<(String, String)>,
-    defaults: &Limits,
-) -> Result<SandboxSpec, Refusal> {
-    let container = only_container(spec(pod)?)?;
-    let run = match image.config.labels.get(label::RUNTIME) {
-        Some(runtime) => function(container, image, runtime)?,
-        None => program(container, image, &env)?,
-    };
-    let working_dir = [container.working_dir.as_deref().unwrap_or_default(), &image.config.working_dir];
-    let working_dir = working_dir.into_iter().find(|folder| !folder.is_empty()).unwrap_or(run.working_dir);
+fn refuse_set(of: &str, fields: &[(&str, bool)]) -> Result<(), Refusal> {
+    let names: Vec<&str> = fields.iter().filter(|(_, set)| *set).map(|(name, _)| *name).collect();
+    if names.is_empty() { Ok(()) } else { Err(no_provider(format!("{of}: {} cannot be had here", list(&names)))) }
+}
+
+/// What a container runs, and its whole environment.
+pub struct Part {
+    pub image: Image,
+    pub env: Vec<(String, String)>,
+}
+
+/// What the Provider is asked for: `parts` are in the order of [`containers`].
+pub fn sandbox(pod: &Pod, volumes: Vec<Volume>, parts: Vec<Part>, defaults: &Limits) -> Result<SandboxSpec, Refusal> {
+    let made = containers(spec(pod)?).zip(parts).map(|(container, part)| part_of(container, part, defaults));
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     Ok(SandboxSpec {
         uid: text(&pod.metadata.uid),
         namespace: text(&pod.metadata.namespace),
         name: text(&pod.metadata.name),
         network: Network::Pod,
-        containers: vec![ContainerSpec {
-            name: container.name.clone(),
-            root: run.root,
-            program: run.program,
-            working_dir: working_dir.to_owned(),
-            env,
-            mounts: run.mounts,
-            limits: limits(container, defaults)?,
-            serve: run.serve,
-        }],
+        volumes,
+        containers: made.collect::<Result<_, _>>()?,
+    })
+}
+
+fn part_of(container: &Container, Part { image, env }: Part, defaults: &Limits) -> Result<ContainerSpec, Refusal> {
+    let mut run = match image.config.labels.get(label::RUNTIME) {
+        Some(runtime) => function(container, &image, runtime)?,
+        None => program(container, &image, &env)?,
+    };
+    run.mounts.extend(mounts(container, &env));
+    let working_dir = [container.working_dir.as_deref().unwrap_or_default(), &image.config.working_dir];
+    let working_dir = working_dir.into_iter().find(|folder| !folder.is_empty()).unwrap_or(run.working_dir);
+    Ok(ContainerSpec {
+        name: container.name.clone(),
+        root: run.root,
+        program: run.program,
+        working_dir: working_dir.to_owned(),
+        env,
+        mounts: run.mounts,
+        limits: limits(container, defaults)?,
+        serve: run.serve,
     })
 }
 
@@ -188,7 +204,7 @@ fn function(container: &Container, image: &Image, runtime: &str) -> Result<Run, 
         return Err(no_provider(format!("{name} was built for version {version} of the adapter: deploy it again")));
     }
     let mount = |inside: &str| Mount {
-        host: image.root.join(inside.trim_start_matches('/')),
+        source: Source::Host(image.root.join(inside.trim_start_matches('/'))),
         inside: inside.to_owned(),
         writable: false,
     };
@@ -277,6 +293,11 @@ mod tests {
         Image { root: "/cache/x/rootfs".into(), config, has_deps: true }
     }
 
+    fn asked(pod: &Pod, image: &Image, env: &[(&str, &str)], defaults: &Limits) -> Result<SandboxSpec, Refusal> {
+        let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        sandbox(pod, vec![], vec![Part { image: image.clone(), env }], defaults)
+    }
+
     #[test]
     fn manifests() {
         let check = |case: &str, change: &dyn Fn(&mut Value), want: &str| {
@@ -297,34 +318,36 @@ mod tests {
         check("namespace", &image(format!("{REGISTRY}/other/hello@{}", digest())), "ImageForbidden");
         check("prefix", &image(format!("{REGISTRY}/default2/hello@{}", digest())), "ImageForbidden");
         check("bad name", &image("A//b".into()), "InvalidImageName");
-        let second = json!([{"name": "a"}, {"name": "b"}]);
-        check("several", &|p| p["spec"]["containers"] = second.clone(), "NoProvider: a pod of one container");
+        let second = json!({"name": "b", "image": format!("{REGISTRY}/other/hello@{}", digest())});
+        let add = |p: &mut Value| p["spec"]["containers"].as_array_mut().unwrap().push(second.clone());
+        check("second", &add, "ImageForbidden");
         check("init", &|p| p["spec"]["initContainers"] = json!([{"name": "i"}]), "NoProvider: init");
-        let mounts = json!([{"name": "v", "mountPath": "/v"}]);
-        check("volume", &|p| p["spec"]["containers"][0]["volumeMounts"] = mounts.clone(), "volumeMounts cannot");
-        check("host", &|p| p["spec"]["hostNetwork"] = true.into(), "hostNetwork cannot");
+        let devices = json!([{"name": "v", "devicePath": "/v"}]);
+        check("device", &|p| p["spec"]["containers"][0]["volumeDevices"] = devices.clone(), "volumeDevices cannot");
+        check("host", &|p| p["spec"]["hostNetwork"] = true.into(), "the pod: hostNetwork cannot");
     }
 
     #[test]
     fn programs() {
         let python = image(&[(label::RUNTIME, "python"), (label::CONTRACT, "1")]);
-        let made = sandbox(&pod(|_| ()), &python, vec![("A".into(), "b".into())], &Limits::default()).unwrap();
+        let made = asked(&pod(|_| ()), &python, &[("A", "b")], &Limits::default()).unwrap();
         let container = &made.containers[0];
         assert_eq!((made.uid.as_str(), made.namespace.as_str(), made.name.as_str()), ("u", "default", "p"));
         assert_eq!(container.program, Program::Zygote { runtime: "python".into() });
         assert_eq!((container.serve, container.working_dir.as_str()), (Serve::Socket, "/app"));
-        let mounts: Vec<_> = container.mounts.iter().map(|m| (m.host.to_str().unwrap(), &*m.inside)).collect();
-        assert_eq!(mounts, [("/cache/x/rootfs/app", "/app"), ("/cache/x/rootfs/deps", "/deps")]);
+        let mounts: Vec<_> = container.mounts.iter().map(|m| (m.source.clone(), &*m.inside)).collect();
+        let host = |path: &str| Source::Host(path.into());
+        assert_eq!(mounts, [(host("/cache/x/rootfs/app"), "/app"), (host("/cache/x/rootfs/deps"), "/deps")]);
         assert!(container.mounts.iter().all(|m| !m.writable));
         let node = Image { has_deps: false, ..image(&[(label::RUNTIME, "node")]) };
-        let made = sandbox(&pod(|_| ()), &node, vec![], &Limits::default()).unwrap();
+        let made = asked(&pod(|_| ()), &node, &[], &Limits::default()).unwrap();
         let argv = ["/usr/bin/node", "/dhow/node/adapter.mjs"].map(str::to_owned).into();
         assert_eq!((&made.containers[0].program, made.containers[0].mounts.len()), (&Program::Exec { argv }, 1));
         for (labels, want) in [
             (&[(label::RUNTIME, "cobol")][..], "the runtime cobol"),
             (&[(label::RUNTIME, "python"), (label::CONTRACT, "9")][..], "version 9"),
         ] {
-            let refusal = sandbox(&pod(|_| ()), &image(labels), vec![], &Limits::default()).unwrap_err();
+            let refusal = asked(&pod(|_| ()), &image(labels), &[], &Limits::default()).unwrap_err();
             assert!(refusal.reason == reason::NO_PROVIDER && refusal.message.contains(want), "{refusal:?}");
         }
     }
@@ -342,7 +365,7 @@ mod tests {
             let pod = pod(|p| {
                 p["spec"]["containers"][0].as_object_mut().unwrap().extend(container.as_object().unwrap().clone())
             });
-            sandbox(&pod, &image, vec![("A".into(), "b".into())], &Limits::default()).unwrap().containers.remove(0)
+            asked(&pod, &image, &[("A", "b")], &Limits::default()).unwrap().containers.remove(0)
         };
         for (given, want) in [
             (json!({}), &["/entry", "cmd"][..]),
@@ -361,14 +384,14 @@ mod tests {
         }));
         assert_eq!((closed.root, closed.serve, &*closed.working_dir), (root(true), Serve::Port(9000), "/w"));
         let empty = Image { config: ImageConfig::default(), ..image.clone() };
-        let refusal = sandbox(&pod(|_| ()), &empty, vec![], &Limits::default()).unwrap_err();
+        let refusal = asked(&pod(|_| ()), &empty, &[], &Limits::default()).unwrap_err();
         assert_eq!(refusal.message, "container c: neither its image nor its manifest names a command");
         let python = Image {
             config: ImageConfig { labels: [(label::RUNTIME.into(), "python".into())].into(), ..ImageConfig::default() },
             ..image
         };
         let pod = pod(|p| p["spec"]["containers"][0]["args"] = json!(["x"]));
-        let refusal = sandbox(&pod, &python, vec![], &Limits::default()).unwrap_err();
+        let refusal = asked(&pod, &python, &[], &Limits::default()).unwrap_err();
         assert_eq!(refusal.message, "container c: a function's image has no args to replace");
     }
 
@@ -378,7 +401,7 @@ mod tests {
         let defaults = Limits { memory_bytes: Some(7), ..Limits::default() };
         let made = |limits: Value| {
             let pod = pod(|p| p["spec"]["containers"][0]["resources"] = json!({"limits": limits}));
-            sandbox(&pod, &python, vec![], &defaults).map(|s| s.containers[0].limits.clone())
+            asked(&pod, &python, &[], &defaults).map(|s| s.containers[0].limits.clone())
         };
         assert_eq!(made(json!({})), Ok(defaults.clone()));
         let all = made(json!({"memory": "128Mi", "cpu": "250m", "ephemeral-storage": "1M"})).unwrap();

@@ -28,45 +28,44 @@ const CHUNK_BYTES: usize = 32 << 10;
 
 type Frames = BoxStream<'static, Bytes>;
 
-pub async fn exec(entry: &Entry, query: &str, body: RequestBody) -> Response<Body> {
+pub async fn exec(entry: &Entry, container: &str, query: &str, body: RequestBody) -> Response<Body> {
     let asked = match Asked::parse(query) {
         Ok(asked) => asked,
         Err(problem) => return answer(StatusCode::BAD_REQUEST, &problem),
     };
-    let Some(provider) = &entry.provider else { return not_found(entry) };
+    let Some(provider) = &entry.provider else { return not_found(container) };
     let command = Command { argv: asked.command, input: asked.stdin, terminal: asked.tty };
-    match provider.exec(&entry.uid, &entry.container, command).await {
+    match provider.exec(&entry.uid, container, command).await {
         Ok(Session { input, output, resize }) => {
             let pump = pump(body, input, resize);
             let (stdout, stderr) = (asked.stdout, asked.stderr);
             body_of(output.filter_map(move |o| std::future::ready(framed(o, stdout, stderr))).boxed(), pump)
         }
-        Err(error) => refused(entry, &error),
+        Err(error) => refused(container, &error),
     }
 }
 
-pub async fn attach(entry: &Entry, query: &str, body: RequestBody) -> Response<Body> {
+pub async fn attach(entry: &Entry, container: &str, query: &str, body: RequestBody) -> Response<Body> {
     let asked = match Asked::parse(query) {
         Ok(asked) if !asked.stdin && !asked.tty => asked,
         Ok(_) => {
             let text = format!(
-                "container {} has neither a standard input nor a terminal: what Dhow runs is not started with one. \
-                 Attach without -i and -t to follow its output, or use exec for a shell beside it",
-                entry.container
+                "container {container} has neither a standard input nor a terminal: what Dhow runs is not started with one. \
+                 Attach without -i and -t to follow its output, or use exec for a shell beside it"
             );
             return answer(StatusCode::BAD_REQUEST, &text);
         }
         Err(problem) => return answer(StatusCode::BAD_REQUEST, &problem),
     };
-    let Some(provider) = &entry.provider else { return not_found(entry) };
-    match provider.attach(&entry.uid, &entry.container).await {
+    let Some(provider) = &entry.provider else { return not_found(container) };
+    match provider.attach(&entry.uid, container).await {
         Ok(output) => {
             let (stdout, stderr) = (asked.stdout, asked.stderr);
             let output = output.filter_map(move |o| std::future::ready(framed(o, stdout, stderr)));
             let end = stream::once(std::future::ready(status_frame(&success())));
             body_of(output.chain(end).boxed(), pump(body, None, None))
         }
-        Err(error) => refused(entry, &error),
+        Err(error) => refused(container, &error),
     }
 }
 
@@ -75,10 +74,11 @@ pub async fn forward(entry: &Entry, query: &str, body: RequestBody) -> Response<
     let Some(port) = port.filter(|port| *port > 0) else {
         return answer(StatusCode::BAD_REQUEST, "port is not a number between 1 and 65535");
     };
-    let Some(provider) = &entry.provider else { return not_found(entry) };
+    let first = entry.containers.first().map_or("", String::as_str);
+    let Some(provider) = &entry.provider else { return not_found(first) };
     let connection = match provider.connect(&entry.uid, port).await {
         Ok(connection) => connection,
-        Err(error) => return refused(entry, &error),
+        Err(error) => return refused(first, &error),
     };
     let (read, mut write) = tokio::io::split(connection);
     let pump = async move {
@@ -233,13 +233,13 @@ fn body_of(output: Frames, pump: impl Future<Output = ()> + Send + 'static) -> R
     Response::new(StreamBody::new(body.map(|bytes| Ok::<_, BoxError>(Frame::data(bytes)))).boxed_unsync())
 }
 
-fn not_found(entry: &Entry) -> Response<Body> {
-    answer(StatusCode::BAD_REQUEST, &format!("container not found (\"{}\")", entry.container))
+fn not_found(container: &str) -> Response<Body> {
+    answer(StatusCode::BAD_REQUEST, &format!("container not found ({container:?})"))
 }
 
-fn refused(entry: &Entry, error: &ProviderError) -> Response<Body> {
+fn refused(container: &str, error: &ProviderError) -> Response<Body> {
     match (error, error.class()) {
-        (ProviderError::NotRunning { .. }, _) | (_, ErrorClass::NotFound) => not_found(entry),
+        (ProviderError::NotRunning { .. }, _) | (_, ErrorClass::NotFound) => not_found(container),
         (ProviderError::Exhausted { .. }, _) => answer(StatusCode::TOO_MANY_REQUESTS, &error.to_string()),
         (_, ErrorClass::Invalid) => answer(StatusCode::BAD_REQUEST, &error.to_string()),
         _ => answer(StatusCode::BAD_GATEWAY, &error.to_string()),

@@ -6,14 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::core::Request;
-use registry::image::ImageError;
+use registry::image::{ImageError, ImageRef};
 use runtime::{ErrorClass, ProviderError, Sandbox};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -22,12 +21,12 @@ use tokio::time::Instant;
 use crate::environment::{self, Facts};
 use crate::events::Recorder;
 use crate::images::Images;
-use crate::logs::{self, Directory, Entry};
+use crate::logs::{self, Directory, Entry, Logs};
 use crate::plan::{self, Busy, Ended, History, Leaving, Step};
 use crate::pods::News;
 use crate::startup::Startup;
-use crate::translate::{self, Accepted, Refusal, reason};
-use crate::{Config, MANAGER, status};
+use crate::translate::{self, Accepted, Image, Part, Refusal, reason};
+use crate::{Config, MANAGER, sources, status, volumes};
 
 /// How long a status waits that nobody waits for.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -76,7 +75,7 @@ pub struct Worker {
 /// What came of what was done.
 enum Outcome {
     Started(Result<Sandbox, Failure>),
-    Collected(Bytes),
+    Collected(Logs),
     Stopped(Result<(), ProviderError>),
     Deleted(kube::Result<()>),
     Rested,
@@ -110,7 +109,7 @@ impl Worker {
             busy: None,
         };
         let entry =
-            Entry { uid: worker.uid().to_owned(), container: worker.container().to_owned(), ..Entry::default() };
+            Entry { uid: worker.uid().to_owned(), containers: worker.containers().collect(), ..Entry::default() };
         worker.shared.directory.add(worker.namespace(), worker.name(), entry);
         worker
     }
@@ -176,7 +175,7 @@ impl Worker {
             let was_ready = self.sandbox.as_ref().is_some_and(Sandbox::is_ready);
             self.history.leaving = Some(Leaving { since: (self.shared.config.clock)(), was_ready });
             if self.history.held {
-                self.event("Killing", format!("Stopping container {}", self.container()));
+                self.containers().for_each(|name| self.event("Killing", format!("Stopping container {name}")));
             }
         }
     }
@@ -201,9 +200,9 @@ impl Worker {
                 (Busy::Starting, start(shared, self.pod.clone()).map(Outcome::Started).boxed())
             }
             (Step::Collect, Some(provider)) => {
-                let container = self.container().to_owned();
-                let log = async move { logs::collect(provider.as_ref(), &uid, &container).await };
-                (Busy::Collecting, log.map(Outcome::Collected).boxed())
+                let containers = self.containers().collect();
+                let logs = async move { logs::collect_all(provider.as_ref(), &uid, containers).await };
+                (Busy::Collecting, logs.map(Outcome::Collected).boxed())
             }
             (Step::Stop { grace }, Some(provider)) => {
                 let stopped = async move { provider.stop(&uid, grace).await };
@@ -223,7 +222,7 @@ impl Worker {
         match outcome {
             Outcome::Started(Ok(sandbox)) => self.started(sandbox),
             Outcome::Started(Err(failure)) => self.failed(failure),
-            Outcome::Collected(log) => self.ended(log),
+            Outcome::Collected(logs) => self.ended(logs),
             Outcome::Stopped(Ok(())) => {
                 self.history.stopped();
                 self.sandbox = None;
@@ -248,8 +247,10 @@ impl Worker {
         }
         self.startup.iter_mut().for_each(Startup::made);
         self.report_start();
-        self.event("Created", format!("Created container {}", self.container()));
-        self.event("Started", format!("Started container {}", self.container()));
+        for name in self.containers() {
+            self.event("Created", format!("Created container {name}"));
+            self.event("Started", format!("Started container {name}"));
+        }
         let provider = self.shared.config.providers.get(self.provider).cloned();
         self.directory(|entry| {
             entry.provider = provider;
@@ -303,27 +304,35 @@ impl Worker {
         }
     }
 
-    fn ended(&mut self, log: Bytes) {
-        let Some(exit) = self.sandbox.as_ref().and_then(plan::exit) else { return };
-        let mut end = Ended::new(exit, String::new());
-        let container = self.pod.spec.as_ref().and_then(|s| s.containers.first());
+    fn ended(&mut self, logs: Logs) {
+        let Some(mut end) = self.sandbox.as_ref().and_then(Ended::of) else { return };
+        let mut beside = std::mem::take(&mut end.beside);
+        [&mut end].into_iter().chain(&mut beside).for_each(|end| self.give_words(end, &logs));
+        end.beside = beside;
+        tracing::debug!(pod = self.name(), code = end.code, reason = end.reason, "a container ended");
+        let restarts = plan::RestartPolicy::of(&self.pod).restarts(&end);
+        self.history.ended(end);
+        if restarts && self.history.failures > 1 {
+            let container = self.history.end.as_ref().map(|end| end.container.as_str()).unwrap_or_default();
+            let message = format!("Back-off restarting failed container {container} in pod {}", self.name());
+            self.warning("BackOff", message);
+        }
+        self.directory(|entry| entry.ended = Some(logs));
+    }
+
+    /// Adds what a person should read of a container's end.
+    fn give_words(&self, end: &mut Ended, logs: &Logs) {
+        let containers = self.pod.spec.iter().flat_map(translate::containers);
+        let container = containers.into_iter().find(|container| container.name == end.container);
         let policy = container.and_then(|c| c.termination_message_policy.as_deref());
         if end.code != 0 && policy == Some("FallbackToLogsOnError") {
-            end.message = logs::last_words(&log);
+            end.message = logs.get(&end.container).map(|log| logs::last_words(log)).unwrap_or_default();
         }
         if end.reason == "OOMKilled" {
             let limit = container.and_then(|c| c.resources.as_ref()?.limits.as_ref()?.get("memory"));
             let limit = limit.map_or("the node's default".to_owned(), |l| l.0.clone());
             end.message = format!("out of memory: its limit is {limit}\n{}", end.message).trim_end().to_owned();
         }
-        tracing::debug!(pod = self.name(), code = end.code, reason = end.reason, "a container ended");
-        let restarts = plan::RestartPolicy::of(&self.pod).restarts(&end);
-        self.history.ended(end);
-        if restarts && self.history.failures > 1 {
-            let message = format!("Back-off restarting failed container {} in pod {}", self.container(), self.name());
-            self.warning("BackOff", message);
-        }
-        self.directory(|entry| entry.ended = Some(log));
     }
 
     fn not_stopped(&mut self, error: ProviderError) {
@@ -401,9 +410,9 @@ impl Worker {
         self.pod.metadata.namespace.as_deref().unwrap_or_default()
     }
 
-    fn container(&self) -> &str {
-        let first = self.pod.spec.as_ref().and_then(|s| s.containers.first());
-        first.map(|c| c.name.as_str()).unwrap_or_default()
+    fn containers(&self) -> impl Iterator<Item = String> + use<> {
+        let spec = self.pod.spec.iter().flat_map(translate::containers);
+        spec.map(|container| container.name.clone()).collect::<Vec<_>>().into_iter()
     }
 
     fn event(&self, reason: &'static str, message: String) {
@@ -442,27 +451,38 @@ async fn sleep_until(wake: Option<Instant>) {
 async fn start(shared: Arc<Shared>, pod: Arc<Pod>) -> Result<Sandbox, Failure> {
     let config = &shared.config;
     let accepted = shared.accept(&pod).map_err(Failure::Refused)?;
-    let container = pod.spec.as_ref().and_then(|s| s.containers.first()).expect("an accepted pod has one container");
-    let (image, new) = shared.images.get(&accepted.image).await.map_err(|error| match error {
+    let spec = pod.spec.as_ref().expect("an accepted pod has a spec");
+    let mut images = vec![];
+    for name in &accepted.images {
+        images.push(image(&shared, &pod, name).await?);
+    }
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let sources = sources::read(&shared.client, namespace, spec).await;
+    let sources = sources.map_err(|e| Failure::Passing { reason: reason::CONFIG, message: e.to_string() })?;
+    let facts = Facts { pod: &pod, host_ip: config.host_ip };
+    let wanted = spec.volumes.as_deref().unwrap_or_default();
+    let volumes = volumes::volumes(wanted, &sources, &facts, &config.default_limits).map_err(Failure::Refused)?;
+    let parts = translate::containers(spec).zip(images).map(|(container, image)| {
+        let env = environment::resolve(&image.config, container, &sources, &facts)?;
+        Ok(Part { image, env })
+    });
+    let parts = parts.collect::<Result<_, _>>().map_err(Failure::Refused)?;
+    let asked = translate::sandbox(&pod, volumes, parts, &config.default_limits).map_err(Failure::Refused)?;
+    config.providers[accepted.provider].create(Arc::new(asked)).await.map_err(Failure::Provider)
+}
+
+/// An image, unpacked.
+async fn image(shared: &Shared, pod: &Pod, name: &ImageRef) -> Result<Image, Failure> {
+    let (image, new) = shared.images.get(name).await.map_err(|error| match error {
         ImageError::WrongPlatform { .. } => {
             Failure::Refused(Refusal { reason: reason::NO_PROVIDER, message: error.to_string() })
         }
-        error => {
-            let message = format!("{}: {error}", accepted.image);
-            Failure::Passing { reason: reason::IMAGE_PULL, message }
-        }
+        error => Failure::Passing { reason: reason::IMAGE_PULL, message: format!("{name}: {error}") },
     })?;
-    let now = (config.clock)();
     if new {
-        shared.recorder.normal(&pod, "Pulled", format!("Unpacked image {}", accepted.image), now);
+        shared.recorder.normal(pod, "Pulled", format!("Unpacked image {name}"), (shared.config.clock)());
     }
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let sources = environment::sources(&shared.client, namespace, container).await;
-    let sources = sources.map_err(|e| Failure::Passing { reason: reason::CONFIG, message: e.to_string() })?;
-    let facts = Facts { pod: &pod, host_ip: config.host_ip };
-    let env = environment::resolve(&image.config, container, &sources, &facts).map_err(Failure::Refused)?;
-    let spec = translate::sandbox(&pod, &image, env, &config.default_limits).map_err(Failure::Refused)?;
-    config.providers[accepted.provider].create(Arc::new(spec)).await.map_err(Failure::Provider)
+    Ok(image)
 }
 
 /// Removes a pod from the API, if it is still this one.

@@ -19,7 +19,7 @@ use node::{Config, KubeletService, Machine, Node, NodeError, RequestBody};
 use registry::Registry;
 use registry::image::{ImageConfig, Layer, layer_from_dir, push_image};
 use runtime::fake::{Failure, FakeProvider, Script};
-use runtime::{ExitReason, Provider};
+use runtime::{ExitReason, Provider, Source};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -242,7 +242,8 @@ async fn from_pending_to_ready_to_nothing() {
     let env: Vec<(&str, &str)> = spec.containers[0].env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     assert!(env.contains(&("GREETING", "hi")) && env.contains(&("PORT", "8080")) && env.contains(&("HOSTNAME", "p")));
     assert_eq!(spec.containers[0].limits.memory_bytes, Some(512 << 20));
-    assert!(spec.containers[0].mounts[0].host.join("main.py").is_file());
+    let Source::Host(code) = &spec.containers[0].mounts[0].source else { panic!("{spec:?}") };
+    assert!(code.join("main.py").is_file());
     world.pods().delete("p", &DeleteParams::default()).await.unwrap();
     let leaving = world.until("not ready or gone", "p", |s| !is_ready(s)).await;
     assert!(leaving.is_null() || condition(&leaving, "Ready")["reason"] == "PodDeleting", "{leaving:#}");
@@ -442,6 +443,7 @@ async fn left_over_sandboxes_are_stopped_but_not_builds() {
             namespace: "default".into(),
             name: uid.into(),
             network: runtime::Network::Pod,
+            volumes: vec![],
             containers: vec![],
         };
         provider.create(Arc::new(spec)).await.unwrap();

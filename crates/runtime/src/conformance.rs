@@ -327,6 +327,7 @@ mod tests {
                 namespace: "default".into(),
                 name: uid.into(),
                 network: Network::Pod,
+                volumes: vec![],
                 containers: vec![container],
             }
         }

@@ -65,7 +65,29 @@ pub struct SandboxSpec {
     /// The pod's name, its host name, and `HOSTNAME` inside.
     pub name: String,
     pub network: Network,
+    pub volumes: Vec<Volume>,
     pub containers: Vec<ContainerSpec>,
+}
+
+/// A file system in memory that lives as long as its sandbox. What a container writes into it counts as that container's
+/// memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    pub name: String,
+    /// The most that it holds.
+    pub bytes: u64,
+    /// What is in it from the start.
+    #[serde(skip)]
+    pub files: Vec<VolumeFile>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeFile {
+    /// Below the volume's own folder, without `.` and `..`.
+    pub path: String,
+    /// What the owner may read or run, any container of the sandbox may: they share no user.
+    pub mode: u32,
+    pub content: Bytes,
 }
 
 /// What the sandbox may talk to.
@@ -108,13 +130,20 @@ pub enum Program {
     Zygote { runtime: String },
 }
 
-/// A folder of the host that appears in the sandbox. Never follows a link at either end. The top folder of a
-/// writable one is given to the sandbox's own user.
+/// A folder or file that appears in the container. Never follows a link at either end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    pub host: PathBuf,
+    pub source: Source,
     pub inside: String,
     pub writable: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// Of the host. The top folder of a writable one is given to the container's own user.
+    Host(PathBuf),
+    /// Of the sandbox's volumes the one of this name, or what is at this path in it: a folder that is made, if nothing is.
+    Volume { name: String, path: String },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -26,7 +26,7 @@ pub const MESSAGE_FDS: usize = 128;
 pub enum Request {
     /// The first message.
     Start(Box<Start>),
-    /// Beside it, for each container: standard output, standard error, and for [`Serve::Socket`] the pipe that says
+    /// Beside it, the file system of each volume; then, for each container: standard output, standard error, and for [`Serve::Socket`] the pipe that says
     /// it is ready.
     Create(Box<SandboxSpec>),
     Stop {

@@ -6,6 +6,8 @@ mod harness;
 mod images;
 #[path = "process/visits.rs"]
 mod visits;
+#[path = "process/volumes.rs"]
+mod volumes;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use images::*;
 use runtime::conformance::{self, Behaviour, Subject, Visitor};
 use runtime::*;
 use visits::*;
+use volumes::*;
 
 fn main() {
     harness::main(&tests![
@@ -59,6 +62,9 @@ fn main() {
         an_image_is_the_root,
         an_image_may_be_read_only,
         what_is_written_over_an_image_is_bounded,
+        volumes_are_filled,
+        volumes_are_shared_and_bounded,
+        a_volume_does_not_lead_out,
         measure_cold_starts,
     ]);
 }
@@ -388,8 +394,11 @@ async fn cannot_start_says_why() {
     assert_eq!(exit.code, 128);
     assert!(text.contains("working folder /nowhere: "), "{text}");
     let mut folder = python("folder", "");
-    folder.containers[0].mounts =
-        vec![Mount { host: platform.folder.path().join("none"), inside: "/app".into(), writable: false }];
+    folder.containers[0].mounts = vec![Mount {
+        source: Source::Host(platform.folder.path().join("none")),
+        inside: "/app".into(),
+        writable: false,
+    }];
     let error = platform.provider.create(Arc::new(folder)).await.expect_err("there is nothing to mount");
     assert!(error.to_string().contains("make a sandbox"), "{error}");
     let code = platform.code("broken", "import nothing_like_this\n");
@@ -460,7 +469,8 @@ async fn writable_folder() {
     std::fs::create_dir(&folder).expect("a folder");
     let mut spec =
         python("writes", "import os\nopen('/out/x', 'w').write('made inside')\nos.symlink('/etc', '/out/link')");
-    spec.containers[0].mounts = vec![Mount { host: folder.clone(), inside: "/out".into(), writable: true }];
+    spec.containers[0].mounts =
+        vec![Mount { source: Source::Host(folder.clone()), inside: "/out".into(), writable: true }];
     let (text, exit) = platform.run(spec).await;
     assert_eq!(exit.code, 0, "{text}");
     assert_eq!(std::fs::read_to_string(folder.join("x")).ok().as_deref(), Some("made inside"));
@@ -475,12 +485,13 @@ async fn no_link_is_followed() {
     std::os::unix::fs::symlink("/root", code.join("inner")).expect("a link");
     for (host, inside) in [(link.clone(), "/app"), (link.join("x"), "/app"), (code.join("inner"), "/app")] {
         let mut spec = python("link", "");
-        spec.containers[0].mounts = vec![Mount { host: host.clone(), inside: inside.into(), writable: false }];
+        spec.containers[0].mounts =
+            vec![Mount { source: Source::Host(host.clone()), inside: inside.into(), writable: false }];
         assert!(platform.provider.create(Arc::new(spec)).await.is_err(), "{}", host.display());
     }
     // A link inside what was mounted first must not lead the second mount elsewhere.
     let mut spec = python("nested", "");
-    let mount = |inside: &str| Mount { host: code.clone(), inside: inside.into(), writable: false };
+    let mount = |inside: &str| Mount { source: Source::Host(code.clone()), inside: inside.into(), writable: false };
     spec.containers[0].mounts = vec![mount("/app"), mount("/app/inner")];
     assert!(platform.provider.create(Arc::new(spec)).await.is_err());
     platform.provider.shutdown().await;
@@ -659,7 +670,8 @@ async fn without_root() {
     let code = platform.code("code", "def handle(request):\n    return open('/proc/self/status').read()\n");
     let mut fresh = server("fresh");
     fresh.containers[0].working_dir = "/app".into();
-    fresh.containers[0].mounts = vec![Mount { host: code.clone(), inside: "/app".into(), writable: false }];
+    fresh.containers[0].mounts =
+        vec![Mount { source: Source::Host(code.clone()), inside: "/app".into(), writable: false }];
     platform.provider.create(Arc::new(fresh)).await.expect("created");
     let address = platform.ready("fresh").await.address.expect("an address");
     assert_eq!(ask(&address).await.ok().as_deref(), Some("hello from 65534\n"));

@@ -15,7 +15,7 @@ use nix::sched::CloneFlags;
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, chdir, pivot_root};
 
-use super::root::{make_folder, tmpfs};
+use super::root::{Kind, make, tmpfs};
 use super::sys::{self, Forked, NODEV, NOSUID, RDONLY, Resolve};
 
 /// Where the layers and the result are put together, in the root that is about to be left.
@@ -37,9 +37,9 @@ impl Image {
         Ok(Self { lower })
     }
 
-    /// Puts the image in the place of the root of this mount namespace, with its devices, these resolvers and a folder at
-    /// each of these places.
-    pub fn become_root(&self, user: u32, space: &str, resolvers: &[u8], places: &[&str]) -> io::Result<()> {
+    /// Puts the image in the place of the root of this mount namespace, with its devices, these resolvers and something to
+    /// mount on at each of these places.
+    pub fn become_root(&self, user: u32, space: &str, resolvers: &[u8], places: &[(&str, Kind)]) -> io::Result<()> {
         for folder in [LOWER, SPACE, MERGED] {
             fs::create_dir_all(folder)?;
         }
@@ -47,8 +47,9 @@ impl Image {
         tmpfs(SPACE, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, &format!("{space},mode=0755"))?;
         fs::create_dir(UPPER)?;
         fs::create_dir(WORK)?;
-        for place in ["proc", "dev", "etc", "tmp", "var/tmp"].iter().chain(places) {
-            make_folder(Path::new(UPPER), place)?;
+        let own = ["proc", "dev", "etc", "tmp", "var/tmp"].map(|folder| (folder, Kind::Folder));
+        for (place, kind) in own.iter().chain(places) {
+            make(Path::new(UPPER), place, *kind)?;
         }
         for folder in ["tmp", "var/tmp"] {
             fs::set_permissions(Path::new(UPPER).join(folder), Permissions::from_mode(0o1777))?;

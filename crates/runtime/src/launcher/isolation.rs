@@ -15,9 +15,10 @@ use super::cgroup::{Cgroup, Tree};
 use super::net::{Net, Network};
 use super::place::Home;
 use super::plan::{CELLS, Controller, Ground, resolvers};
-use super::root::{Furniture, Roots};
+use super::root::{Furniture, Placed, Roots};
 use super::slot::{self, Slot};
-use crate::provider::{self, ContainerSpec};
+use super::volumes::{Held, Volumes};
+use crate::provider::{self, ContainerSpec, Source};
 use crate::wire::Start;
 
 /// How many sandboxes are made ahead before the first is asked for, and after.
@@ -49,6 +50,7 @@ pub struct Isolation {
     tree: Tree,
     network: Network,
     roots: Roots,
+    pub volumes: Volumes,
     cells: Numbers,
     addresses: Numbers,
     stock: (VecDeque<Cell>, VecDeque<Net>),
@@ -91,8 +93,10 @@ impl Isolation {
             missing.push(without_network(&e));
             Network::closed()
         })?;
+        let volumes = Volumes::set_up(&start.data_dir)?;
         let mut isolation = Self {
             home: Home::remember()?,
+            volumes,
             slot: None,
             tree,
             network,
@@ -157,7 +161,19 @@ impl Isolation {
         Ok(net)
     }
 
-    pub fn take_cell(&mut self, spec: &ContainerSpec, host_name: &str, address: Option<Ipv4Addr>) -> io::Result<Cell> {
+    pub fn take_cell(
+        &mut self,
+        spec: &ContainerSpec,
+        volumes: &Held,
+        host_name: &str,
+        address: Option<Ipv4Addr>,
+    ) -> io::Result<Cell> {
+        let mut mounts = vec![];
+        for mount in &spec.mounts {
+            let given = mount.writable && matches!(mount.source, Source::Host(_));
+            mounts.push(Placed { host: volumes.place(mount)?, inside: &mount.inside, writable: mount.writable, given });
+        }
+        mounts.sort_by_key(|mount| mount.inside.split('/').count());
         let cell = match self.stock.0.pop_front() {
             Some(cell) => cell,
             None => self.make_cell()?,
@@ -166,7 +182,7 @@ impl Isolation {
         let furniture = Furniture {
             user: cell.user,
             root: &spec.root,
-            mounts: &spec.mounts,
+            mounts: &mounts,
             tmp_bytes: spec.limits.tmp_bytes,
             hosts: &format!("127.0.0.1 localhost\n{named}"),
             host_name,

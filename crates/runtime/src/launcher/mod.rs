@@ -19,6 +19,7 @@ mod site;
 mod slot;
 mod sys;
 mod visit;
+mod volumes;
 mod zygote;
 
 use std::collections::{BTreeMap, HashMap};
@@ -32,7 +33,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 pub use self::plan::{Cidr, on_host, refusal};
-pub(crate) use self::sys::{adopt, resize_terminal};
+pub(crate) use self::sys::{NODEV, NOSUID, adopt, mount_nowhere, resize_terminal};
 
 use self::sandbox::{Sandbox, State};
 use self::site::Site;

@@ -4,14 +4,14 @@
 //! Owns every choice that needs no kernel. Must not know files, sockets or time.
 
 use core::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::provider::{Limits, Network, Program, SandboxSpec, Serve};
+use crate::provider::{ContainerSpec, Limits, Network, Program, Root, SandboxSpec, Serve, Source, Volume};
 
 /// How many platforms may run on one machine at once.
 pub const SLOTS: u32 = 32;
@@ -297,12 +297,16 @@ pub fn resolvers(resolv_conf: &str) -> Vec<Ipv4Addr> {
     resolv_conf.lines().filter_map(server).filter(|a| !a.is_loopback()).collect()
 }
 
-/// Folders of a sandbox that a mount may not cover or add to.
-const TAKEN: &[&str] = &["bin", "dev", "dhow", "lib", "lib32", "lib64", "libx32", "proc", "sbin", "sys", "tmp", "usr"];
+/// Folders of the host's system that a mount may not cover or add to, and of any.
+const TAKEN_OF_HOST: &[&str] = &["bin", "dhow", "lib", "lib32", "lib64", "libx32", "sbin", "tmp", "usr"];
+const TAKEN: &[&str] = &["dev", "proc", "sys"];
+/// The most volumes of one sandbox: each is a descriptor beside the message that asks for it.
+const VOLUMES: usize = 32;
 
 /// Why a spec cannot be run at all, if so.
 pub fn refusal(spec: &SandboxSpec) -> Option<String> {
     let names = [("uid", &spec.uid)].into_iter().chain(spec.containers.iter().map(|c| ("container name", &c.name)));
+    let names = names.chain(spec.volumes.iter().map(|v| ("volume name", &v.name)));
     for (what, name) in names {
         let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         if name.is_empty() || name.len() > 128 || name.starts_with('.') || !name.bytes().all(fits) {
@@ -323,10 +327,24 @@ pub fn refusal(spec: &SandboxSpec) -> Option<String> {
     if matches!(spec.network, Network::Only(SocketAddr::V6(_))) {
         return Some("sandboxes speak IPv4 only".to_owned());
     }
-    spec.containers.iter().find_map(container_refusal)
+    volume_refusal(&spec.volumes).or_else(|| spec.containers.iter().find_map(|c| container_refusal(c, &spec.volumes)))
 }
 
-fn container_refusal(container: &crate::provider::ContainerSpec) -> Option<String> {
+fn volume_refusal(volumes: &[Volume]) -> Option<String> {
+    let names: HashSet<&str> = volumes.iter().map(|v| v.name.as_str()).collect();
+    if volumes.len() > VOLUMES {
+        return Some(format!("it has {} volumes; at most {VOLUMES} are mounted", volumes.len()));
+    }
+    if names.len() != volumes.len() {
+        return Some("two volumes have the same name".to_owned());
+    }
+    volumes.iter().find_map(|volume| {
+        let bad = volume.files.iter().find(|file| !api::function::is_relative_path(&file.path))?;
+        Some(format!("volume {}: {:?} is no path of a file in it", volume.name, bad.path))
+    })
+}
+
+fn container_refusal(container: &ContainerSpec, volumes: &[Volume]) -> Option<String> {
     let name = &container.name;
     if let Program::Exec { argv } = &container.program
         && !argv.first().is_some_and(|program| program.starts_with('/'))
@@ -338,11 +356,21 @@ fn container_refusal(container: &crate::provider::ContainerSpec) -> Option<Strin
     }
     for mount in &container.mounts {
         let top = mount.inside.split('/').nth(1).unwrap_or_default();
-        if !inside(&mount.inside) || TAKEN.contains(&top) {
+        let taken = TAKEN.contains(&top) || container.root == Root::Host && TAKEN_OF_HOST.contains(&top);
+        if !inside(&mount.inside) || taken {
             return Some(format!("container {name}: nothing can be mounted at {:?}", mount.inside));
         }
-        if !mount.host.is_absolute() {
-            return Some(format!("container {name}: {} is no absolute path", mount.host.display()));
+        match &mount.source {
+            Source::Host(folder) if !folder.is_absolute() => {
+                return Some(format!("container {name}: {} is no absolute path", folder.display()));
+            }
+            Source::Volume { path, .. } if !path.is_empty() && !api::function::is_relative_path(path) => {
+                return Some(format!("container {name}: {path:?} is no path in a volume"));
+            }
+            Source::Volume { name: volume, .. } if !volumes.iter().any(|v| v.name == *volume) => {
+                return Some(format!("container {name}: there is no volume {volume}"));
+            }
+            Source::Host(_) | Source::Volume { .. } => {}
         }
     }
     let zero = |text: &String| text.contains('\0');
@@ -368,7 +396,7 @@ pub fn on_host(text: &str, mounts: &[(String, PathBuf)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{ContainerSpec, Mount, Root};
+    use crate::provider::{Mount, VolumeFile};
 
     #[test]
     fn ranges_of_slots_do_not_meet() {
@@ -507,6 +535,7 @@ mod tests {
             namespace: "default".into(),
             name: "p".into(),
             network: Network::Pod,
+            volumes: vec![],
             containers: vec![container],
         }
     }
@@ -515,8 +544,28 @@ mod tests {
     fn specs_that_are_refused() {
         type Edit = fn(&mut SandboxSpec);
         let mount = |s: &mut SandboxSpec, inside: &str| {
-            s.containers[0].mounts = vec![Mount { host: "/x".into(), inside: inside.into(), writable: false }];
+            let source = Source::Host("/x".into());
+            s.containers[0].mounts = vec![Mount { source, inside: inside.into(), writable: false }];
         };
+        let volume = |s: &mut SandboxSpec, file: &str, name: &str, path: &str| {
+            let files = vec![VolumeFile { path: file.into(), mode: 0o644, content: vec![].into() }];
+            s.volumes = vec![Volume { name: "v".into(), bytes: 1, files }];
+            let source = Source::Volume { name: name.into(), path: path.into() };
+            s.containers[0].mounts = vec![Mount { source, inside: "/v".into(), writable: false }];
+        };
+        for (file, name, path, want) in [
+            ("f", "v", "", None),
+            ("a/f", "v", "a", None),
+            ("../f", "v", "", Some("no path of a file")),
+            ("f", "v", "../x", Some("no path in a volume")),
+            ("f", "other", "", Some("no volume other")),
+        ] {
+            let mut given = spec();
+            volume(&mut given, file, name, path);
+            let got = refusal(&given);
+            assert_eq!(got.is_some(), want.is_some(), "{file} {name} {path}: {got:?}");
+            assert!(want.is_none_or(|w| got.as_ref().is_some_and(|g| g.contains(w))), "{file} {name} {path}: {got:?}");
+        }
         let rows: &[(Edit, Option<&str>)] = &[
             (|_| {}, None),
             (|s| s.uid = "../x".into(), Some("uid")),

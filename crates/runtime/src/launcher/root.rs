@@ -16,14 +16,14 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::CloneFlags;
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, chdir, fchownat, pivot_root};
 
 use super::image::Image;
 use super::place::{Home, current};
 use super::sys::{self, NODEV, NOEXEC, NOSUID, RDONLY, Resolve};
 use crate::assets::INSIDE;
-use crate::provider::{Mount, Root};
+use crate::provider::Root;
 
 /// Folders of the host that appear as they are.
 const FOLDERS: &[&str] = &["/usr", "/etc/ssl/certs", "/etc/ca-certificates", "/etc/pki", "/etc/alternatives"];
@@ -156,7 +156,7 @@ impl Roots {
         };
         let mut trees = vec![];
         for mount in wanted.mounts {
-            let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", mount.host.display()));
+            let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", mount.inside));
             trees.push(self.tree(mount, wanted.user).map_err(named)?);
         }
         home.within(root, CloneFlags::CLONE_NEWNS, || {
@@ -165,17 +165,18 @@ impl Roots {
                 None => tmpfs("/tmp", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, &format!("{options},mode=1777"))?,
                 Some((image, _)) => {
                     let resolvers = fs::read("/etc/resolv.conf")?;
-                    let places: Vec<&str> = wanted.mounts.iter().map(|mount| mount.inside.as_str()).collect();
+                    let places: Vec<_> =
+                        wanted.mounts.iter().zip(&trees).map(|(m, (_, kind))| (&*m.inside, *kind)).collect();
                     image.become_root(wanted.user, &options, &resolvers, &places)?;
                 }
             }
-            for (mount, tree) in wanted.mounts.iter().zip(&trees) {
-                let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", mount.inside));
-                let target = make_folder(Path::new("/"), &mount.inside).map_err(named)?;
-                sys::move_mount(tree.as_fd(), target.as_fd()).map_err(named)?;
-            }
             fs::write("/etc/hosts", wanted.hosts)?;
             fs::write("/etc/hostname", format!("{}\n", wanted.host_name))?;
+            for (mount, (tree, kind)) in wanted.mounts.iter().zip(&trees) {
+                let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", mount.inside));
+                let target = make(Path::new("/"), &mount.inside, *kind).map_err(named)?;
+                sys::move_mount(tree.as_fd(), target.as_fd()).map_err(named)?;
+            }
             match image {
                 None => sys::change_mount(c"/", RDONLY | NOSUID | NODEV | NOEXEC),
                 Some((_, read_only)) => sys::change_mount(c"/", NOSUID | NODEV | if read_only { RDONLY } else { 0 }),
@@ -192,13 +193,15 @@ impl Roots {
         }
     }
 
-    fn tree(&self, mount: &Mount, user: u32) -> io::Result<OwnedFd> {
+    fn tree(&self, mount: &Placed<'_>, user: u32) -> io::Result<(OwnedFd, Kind)> {
         let handle = self.handle(&mount.host)?;
-        if mount.writable {
+        let folder = SFlag::from_bits_truncate(fstat(&handle)?.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR;
+        if mount.given {
             let owner = (Some(Uid::from_raw(user)), Some(Gid::from_raw(user)));
             fchownat(&handle, c"", owner.0, owner.1, AtFlags::AT_EMPTY_PATH)?;
         }
-        sys::clone_tree(handle.as_fd(), NOSUID | NODEV | if mount.writable { 0 } else { RDONLY })
+        let tree = sys::clone_tree(handle.as_fd(), NOSUID | NODEV | if mount.writable { 0 } else { RDONLY })?;
+        Ok((tree, if folder { Kind::Folder } else { Kind::File }))
     }
 }
 
@@ -206,10 +209,26 @@ impl Roots {
 pub struct Furniture<'a> {
     pub user: u32,
     pub root: &'a Root,
-    pub mounts: &'a [Mount],
+    /// Those that others lie in come first.
+    pub mounts: &'a [Placed<'a>],
     pub tmp_bytes: u64,
     pub hosts: &'a str,
     pub host_name: &'a str,
+}
+
+/// What is mounted, and where.
+pub struct Placed<'a> {
+    pub host: PathBuf,
+    pub inside: &'a str,
+    pub writable: bool,
+    /// Whether it becomes the container's user's.
+    pub given: bool,
+}
+
+#[derive(Clone, Copy)]
+pub enum Kind {
+    Folder,
+    File,
 }
 
 /// The options of a file system in memory for what a container writes.
@@ -233,6 +252,24 @@ pub fn make_folder(base: &Path, path: &str) -> io::Result<OwnedFd> {
     }
     debug_assert!(folder.as_raw_fd() > 2);
     Ok(folder)
+}
+
+/// Makes something that another of its kind can be mounted on, as [`make_folder`] does.
+pub fn make(base: &Path, path: &str, kind: Kind) -> io::Result<OwnedFd> {
+    let (parent, name) = match kind {
+        Kind::Folder => return make_folder(base, path),
+        Kind::File => path.rsplit_once('/').unwrap_or(("", path)),
+    };
+    let folder = make_folder(base, parent)?;
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    match openat(&folder, name, flags, Mode::empty()) {
+        Err(Errno::ENOENT) => {
+            let make = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+            openat(&folder, name, make, Mode::from_bits_truncate(0o644))?;
+            Ok(openat(&folder, name, flags, Mode::empty())?)
+        }
+        there => Ok(there?),
+    }
 }
 
 pub fn tmpfs(target: impl AsRef<Path>, flags: MsFlags, options: &str) -> io::Result<()> {

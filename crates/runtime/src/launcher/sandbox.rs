@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use super::isolation::Cell;
 use super::sys;
+use super::volumes::Held;
 use super::zygote::Key;
 use crate::provider::{Address, Network};
 use crate::wire::Report;
@@ -34,6 +35,7 @@ pub struct Holdings {
     /// The number of its address, and the address if it has one.
     pub net: Option<(u32, Option<Ipv4Addr>)>,
     pub socket: Option<PathBuf>,
+    pub volumes: Held,
 }
 
 /// A container.

@@ -17,9 +17,10 @@ use super::plan::{SERVE_PORT, on_host};
 use super::sandbox::{Holdings, Member, Sandbox, State};
 use super::seccomp::{self, Instruction};
 use super::sys::{self, Forked};
+use super::volumes::Held;
 use super::zygote::{Key, Recipe, Spawn, Zygotes};
 use crate::assets::INSIDE;
-use crate::provider::{Address, ContainerSpec, Mount, Program, Root, SandboxSpec, Serve};
+use crate::provider::{Address, ContainerSpec, Program, Root, SandboxSpec, Serve, Source};
 use crate::wire::{Hello, Refusal, Resource, Start};
 
 /// The longest path a Unix socket can have.
@@ -113,10 +114,12 @@ impl Site {
     /// Makes a sandbox and starts its programs, or undoes what was made.
     pub fn make(&mut self, spec: &SandboxSpec, fds: Vec<OwnedFd>, zygotes: &mut Zygotes) -> Result<Sandbox, Refusal> {
         self.stocked = self.isolation.is_none();
-        let pipes = sort(spec, fds)?;
-        let mut holdings = Holdings { network: spec.network.clone(), net: None, socket: None };
+        let (volumes, pipes) = sort(spec, fds)?;
+        let mut holdings =
+            Holdings { network: spec.network.clone(), net: None, socket: None, volumes: Held::default() };
         let mut members = vec![];
-        let made = self.fill(spec, pipes, zygotes, &mut holdings, &mut members);
+        let held = self.hold(spec, volumes, &mut holdings);
+        let made = held.and_then(|()| self.fill(spec, pipes, zygotes, &mut holdings, &mut members));
         match made {
             Ok(address) => Ok(Sandbox {
                 address,
@@ -142,6 +145,11 @@ impl Site {
         }
     }
 
+    fn hold(&mut self, spec: &SandboxSpec, systems: Vec<OwnedFd>, holdings: &mut Holdings) -> Result<(), Refusal> {
+        let Some(isolation) = &mut self.isolation else { return Ok(()) };
+        isolation.volumes.hold(&spec.volumes, systems, &mut holdings.volumes).map_err(failed("mount a volume"))
+    }
+
     fn fill(
         &mut self,
         spec: &SandboxSpec,
@@ -165,7 +173,10 @@ impl Site {
                 return Err(Refusal::Unsupported { reason });
             }
             let cell = match &mut self.isolation {
-                Some(i) => Some(i.take_cell(container, &spec.name, ip).map_err(failed("make a sandbox"))?),
+                Some(i) => {
+                    let cell = i.take_cell(container, &holdings.volumes, &spec.name, ip);
+                    Some(cell.map_err(failed("make a sandbox"))?)
+                }
                 None => None,
             };
             members.push(Member { state: State::Ended, cell });
@@ -348,7 +359,10 @@ impl Site {
         let mounts: Vec<(String, PathBuf)> = container
             .mounts
             .iter()
-            .map(|Mount { host, inside, .. }| (inside.clone(), host.clone()))
+            .filter_map(|mount| match &mount.source {
+                Source::Host(host) => Some((mount.inside.clone(), host.clone())),
+                Source::Volume { .. } => None,
+            })
             .chain([(INSIDE.to_owned(), self.start.assets.clone())])
             .collect();
         let argv = argv.iter().map(|a| on_host(a, &mounts)).collect();
@@ -368,23 +382,26 @@ impl Site {
         if let Some(path) = &holdings.socket {
             let _ = fs::remove_file(path);
         }
-        match (&mut self.isolation, holdings.net) {
-            (Some(isolation), Some((number, address))) => isolation.release_net(number, address, &holdings.network),
-            _ => Ok(()),
+        let Some(isolation) = &mut self.isolation else { return Ok(()) };
+        let unmounted = isolation.volumes.release(&holdings.volumes);
+        match holdings.net {
+            Some((number, address)) => isolation.release_net(number, address, &holdings.network).and(unmounted),
+            None => unmounted,
         }
     }
 }
 
-/// Gives each container its descriptors.
-fn sort(spec: &SandboxSpec, fds: Vec<OwnedFd>) -> Result<Vec<Pipes>, Refusal> {
+/// The descriptors of the volumes, and each container's.
+fn sort(spec: &SandboxSpec, fds: Vec<OwnedFd>) -> Result<(Vec<OwnedFd>, Vec<Pipes>), Refusal> {
     let mut fds = fds.into_iter();
+    let volumes = fds.by_ref().take(spec.volumes.len()).collect();
     let pipes = spec.containers.iter().map(|c| {
         let ready = c.serve == Serve::Socket;
         Some(Pipes { stdout: fds.next()?, stderr: fds.next()?, ready: if ready { Some(fds.next()?) } else { None } })
     });
     let pipes: Option<Vec<Pipes>> = pipes.collect();
     // The kernel drops descriptors that this process has no room for.
-    pipes.ok_or(Refusal::Exhausted { what: Resource::Descriptors })
+    pipes.map(|pipes| (volumes, pipes)).ok_or(Refusal::Exhausted { what: Resource::Descriptors })
 }
 
 pub fn failed(action: &str) -> impl Fn(io::Error) -> Refusal {

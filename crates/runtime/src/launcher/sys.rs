@@ -171,22 +171,27 @@ pub fn move_mount(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()
 /// move may wait for a grace period, several milliseconds, which would be the largest part of a start. It is a
 /// property of any hierarchy, so this makes one of its own that is mounted nowhere. Linux 6.0.
 pub fn favour_cgroup_moves(name: &CStr) -> io::Result<OwnedFd> {
+    mount_nowhere(c"cgroup", &[(c"none", None), (c"name", Some(name)), (c"favordynmods", None)], 0)
+}
+
+/// A new file system of this kind, mounted with `attributes`, but not anywhere yet.
+pub fn mount_nowhere(kind: &CStr, options: &[(&CStr, Option<&CStr>)], attributes: u64) -> io::Result<OwnedFd> {
     const SET_FLAG: c_int = 0;
     const SET_STRING: c_int = 1;
     const CREATE: c_int = 6;
     const CLOEXEC: c_int = 1;
     // SAFETY: the strings live across the calls; absent ones are null, as the commands want.
     unsafe {
-        let context = owned(libc::syscall(libc::SYS_fsopen, c"cgroup".as_ptr(), CLOEXEC))?;
+        let context = owned(libc::syscall(libc::SYS_fsopen, kind.as_ptr(), CLOEXEC))?;
         let set = |command: c_int, key: Option<&CStr>, value: Option<&CStr>| {
             let [key, value] = [key, value].map(|text| text.map_or(ptr::null(), CStr::as_ptr));
             check(libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key, value, 0))
         };
-        set(SET_FLAG, Some(c"none"), None)?;
-        set(SET_STRING, Some(c"name"), Some(name))?;
-        set(SET_FLAG, Some(c"favordynmods"), None)?;
+        for (key, value) in options {
+            set(if value.is_some() { SET_STRING } else { SET_FLAG }, Some(key), *value)?;
+        }
         set(CREATE, None, None)?;
-        owned(libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), CLOEXEC, 0))
+        owned(libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), CLOEXEC, attributes))
     }
 }
 

@@ -8,6 +8,7 @@ mod attend;
 mod log;
 mod state;
 mod visit;
+mod volumes;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -190,6 +191,19 @@ impl ProcessProvider {
         self.requests.send(Outgoing { bytes, fds }).await.map_err(|_| ProviderError::LauncherGone)
     }
 
+    async fn volumes(&self, spec: &Arc<SandboxSpec>) -> Result<Vec<OwnedFd>, ProviderError> {
+        if spec.volumes.is_empty() {
+            return Ok(vec![]);
+        }
+        if self.hello.slot.is_none() {
+            let reason = "volumes are mounted, and sandboxes have no mounts here; start dhow as root".to_owned();
+            return Err(ProviderError::Unsupported { reason });
+        }
+        let spec = Arc::clone(spec);
+        let made = tokio::task::spawn_blocking(move || spec.volumes.iter().map(volumes::make).collect());
+        made.await.map_err(io::Error::other).and_then(|made| made).map_err(doing("make a volume"))
+    }
+
     /// Registers a sandbox, its output and its tasks; `None` if it exists.
     fn register(&self, spec: &Arc<SandboxSpec>) -> Result<Option<Vec<OwnedFd>>, ProviderError> {
         let folder = self.shared.folder.join(&spec.uid);
@@ -247,16 +261,17 @@ impl Provider for ProcessProvider {
         if let Some(reason) = refusal(&spec) {
             return Err(ProviderError::Invalid { uid: spec.uid.clone(), reason });
         }
-        let fds = spec.containers.len() * 3;
+        let fds = spec.volumes.len() + spec.containers.len() * 3;
         let bytes = wire::encode(&Request::Create(Box::new((*spec).clone())), fds)
             .map_err(|e| ProviderError::Invalid { uid: spec.uid.clone(), reason: e.to_string() })?;
+        let volumes = self.volumes(&spec).await?;
         // Room for the request first: from registering to sending nothing can be interrupted.
         let room = self.requests.reserve().await.map_err(|_| ProviderError::LauncherGone)?;
         if self.shared.gone.is_cancelled() {
             return Err(ProviderError::LauncherGone);
         }
         match self.register(&spec)? {
-            Some(fds) => room.send(Outgoing { bytes, fds }),
+            Some(pipes) => room.send(Outgoing { bytes, fds: volumes.into_iter().chain(pipes).collect() }),
             None => drop(room),
         }
         if self.shared.gone.is_cancelled() {

@@ -237,6 +237,7 @@ pub fn exec(uid: &str, argv: Vec<String>) -> SandboxSpec {
         namespace: "default".to_owned(),
         name: format!("pod-{uid}"),
         network: Network::Pod,
+        volumes: vec![],
         containers: vec![container],
     }
 }
@@ -264,7 +265,8 @@ pub fn function(uid: &str, code: &std::path::Path) -> SandboxSpec {
     let mut spec = exec(uid, vec![]);
     let container = &mut spec.containers[0];
     container.program = Program::Zygote { runtime: "python".to_owned() };
-    container.mounts = vec![Mount { host: code.to_owned(), inside: "/app".to_owned(), writable: false }];
+    container.mounts =
+        vec![Mount { source: Source::Host(code.to_owned()), inside: "/app".to_owned(), writable: false }];
     container.working_dir = "/app".to_owned();
     container.env.push(("DHOW_HANDLER".to_owned(), "main.handle".to_owned()));
     container.serve = Serve::Socket;
