@@ -101,6 +101,11 @@ pub enum Fault {
     Duplicate(Option<Value>),
     NotFound(Value),
     Forbidden(String),
+    /// In the words of a kind's first maker, who names the field behind what is wrong with it.
+    Said {
+        message: String,
+        details: String,
+    },
     TooLong {
         most: usize,
     },
@@ -186,6 +191,7 @@ impl FieldError {
             Fault::Duplicate(_) => "FieldValueDuplicate",
             Fault::NotFound(_) => "FieldValueNotFound",
             Fault::Forbidden(_) => "FieldValueForbidden",
+            Fault::Said { .. } => "FieldValueInvalid",
             Fault::TooLong { .. } => "FieldValueTooLong",
             Fault::TooMany { .. } => "FieldValueTooMany",
         }
@@ -210,6 +216,8 @@ impl FieldError {
             Fault::Duplicate(None) => "Duplicate value".to_owned(),
             Fault::Duplicate(Some(value)) => format!("Duplicate value: {}", shown(value)),
             Fault::Forbidden(detail) => detailed("Forbidden", detail),
+            Fault::Said { message, details } if details.is_empty() => message.clone(),
+            Fault::Said { message, details } => format!("{message}\n{details}"),
             Fault::TooLong { most } => format!("Too long: may not be more than {most} bytes"),
             Fault::TooMany { is, most } => format!("Too many: {is}: must have at most {most} items"),
         }
@@ -224,7 +232,11 @@ impl std::fmt::Debug for Resource {
 
 impl std::fmt::Display for FieldError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.field, self.message())
+        match &self.fault {
+            Fault::Said { message, details } if details.is_empty() => write!(f, "{message}: {}", self.field),
+            Fault::Said { message, details } => write!(f, "{message}: {}\n{details}", self.field),
+            _ => write!(f, "{}: {}", self.field, self.message()),
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! Rows of the kinds that come with CustomResourceDefinitions: ours and Knative's.
 
-use api::serving::RevisionSpec;
+use api::serving::rules::{self, Complaint};
+use api::serving::{self, RevisionSpec};
 use kube::CustomResourceExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{Shape, Status, Strategy, authors, object_at, set_default};
-use crate::status::FieldError;
+use crate::status::{Fault, FieldError};
 use crate::table::Columns;
 
 pub static FUNCTION: Strategy = Strategy {
@@ -49,8 +50,10 @@ pub static SERVICE: Strategy = Strategy {
         default_traffic(service);
     },
     validate: |service, old| {
-        let rules = checked(&service["spec"], |spec| api::serving::validate_service(&spec));
-        named(service, old).into_iter().chain(authors::changed_creator(service, old)).chain(rules).collect()
+        let said = said(service, old, |service: serving::Service, old| {
+            rules::service(&service.metadata, &service.spec, old.as_ref().map(|old| &old.spec))
+        });
+        named(service, old).into_iter().chain(authors::changed_creator(service, old)).chain(said).collect()
     },
     ..CUSTOM
 };
@@ -66,10 +69,10 @@ pub static CONFIGURATION: Strategy = Strategy {
     sign: authors::sign,
     default: |configuration| default_revision(configuration.pointer_mut("/spec/template/spec")),
     validate: |configuration, old| {
-        let rules = checked(&configuration["spec"], |spec: api::serving::ConfigurationSpec| {
-            api::serving::validate_template("spec.template", &spec.template)
+        let said = said(configuration, old, |configuration: serving::Configuration, old| {
+            rules::configuration(&configuration.metadata, &configuration.spec, old.as_ref().map(|old| &old.spec))
         });
-        authors::changed_creator(configuration, old).into_iter().chain(rules).collect()
+        authors::changed_creator(configuration, old).into_iter().chain(said).collect()
     },
     ..CUSTOM
 };
@@ -88,10 +91,9 @@ pub static REVISION: Strategy = Strategy {
             vec![FieldError::invalid("spec", revision["spec"].clone(), "Immutable fields changed (-old +new)")]
         }
         Some(_) => vec![],
-        None => checked(&json!({"spec": revision["spec"]}), |template| {
-            let errors = api::serving::validate_template("", &template);
-            errors.into_iter().map(|(path, text)| (path.trim_start_matches('.').to_owned(), text)).collect()
-        }),
+        None => {
+            said(revision, None, |revision: serving::Revision, _| rules::revision(&revision.metadata, &revision.spec))
+        }
     },
     ..CUSTOM
 };
@@ -106,10 +108,8 @@ pub static ROUTE: Strategy = Strategy {
     shape: Shape::Custom(api::serving::Route::crd),
     sign: authors::sign,
     validate: |route, old| {
-        let rules = checked(&route["spec"], |spec: api::serving::RouteSpec| {
-            api::serving::validate_traffic("spec.traffic", &spec.traffic)
-        });
-        authors::changed_creator(route, old).into_iter().chain(rules).collect()
+        let said = said(route, old, |route: serving::Route, _| rules::route(&route.metadata, &route.spec));
+        authors::changed_creator(route, old).into_iter().chain(said).collect()
     },
     ..CUSTOM
 };
@@ -141,14 +141,35 @@ const KNATIVE: &[&str] = &["all", "knative", "serving"];
 const CUSTOM: Strategy =
     Strategy { status: Some(Status::Separate), generation: true, columns: Columns::OfDefinition, ..Strategy::BASE };
 
-/// Runs the type's own rules. A spec that does not decode was already refused by the schema, in better words;
-/// what slips through (such as a malformed quantity) is said as the decoder says it.
 /// The name becomes a part of host names. Only a new object's: one that is there must still be able to go.
 fn named(object: &Value, old: Option<&Value>) -> Option<FieldError> {
     let name = object["metadata"]["name"].as_str().filter(|_| old.is_none())?;
     api::rules::dns_label(name).map(|text| FieldError::invalid("metadata.name", json!(name), text))
 }
 
+/// Runs the rules of one of Serving's kinds. What is kept already is not looked at again when nothing of it changes: it may be
+/// from before a rule, and its status must still be written.
+fn said<T: DeserializeOwned>(
+    object: &Value,
+    old: Option<&Value>,
+    rules: impl FnOnce(T, Option<T>) -> Vec<Complaint>,
+) -> Vec<FieldError> {
+    let same = |old: &Value| {
+        old["spec"] == object["spec"] && old["metadata"]["annotations"] == object["metadata"]["annotations"]
+    };
+    if old.is_some_and(same) {
+        return vec![];
+    }
+    let error =
+        |Complaint { path, message, details }| FieldError { field: path, fault: Fault::Said { message, details } };
+    match T::deserialize(object) {
+        Ok(typed) => rules(typed, old.and_then(|old| T::deserialize(old).ok())).into_iter().map(error).collect(),
+        Err(error) => vec![FieldError::invalid("spec", Value::Null, error.to_string())],
+    }
+}
+
+/// Runs the type's own rules. A spec that does not decode was already refused by the schema, in better words;
+/// what slips through (such as a malformed quantity) is said as the decoder says it.
 fn checked<T: DeserializeOwned>(spec: &Value, rules: impl FnOnce(T) -> Vec<(String, String)>) -> Vec<FieldError> {
     let at = |path: &str| {
         path.split(['.', '[']).filter(|p| !p.is_empty()).fold(String::new(), |mut pointer, part| {

@@ -397,6 +397,6 @@ async fn revisions_never_change() {
     let (status, refused) = call(&server, Method::POST, REVISIONS, &[], empty).await;
     assert_eq!(
         (status.as_u16(), refused["message"].as_str().unwrap()),
-        (422, "Revision.serving.knative.dev \"s\" is invalid: spec.containers: Required value")
+        (422, "Revision.serving.knative.dev \"s\" is invalid: missing field(s): spec.containers")
     );
 }

@@ -2,8 +2,8 @@
 
 use api::autoscaling::PodAutoscaler;
 use api::names::annotation;
+use api::serving::scaling::{find, seconds};
 use jiff::SignedDuration;
-use reconcile::view;
 
 /// The period of decisions.
 pub const TICK: SignedDuration = SignedDuration::from_secs(2);
@@ -59,10 +59,10 @@ pub struct Settings {
 
 impl Settings {
     pub fn of(autoscaler: &PodAutoscaler) -> Self {
-        let text = |name: &str| view::annotation(autoscaler, name);
+        let text = |name: &str| find(autoscaler.metadata.annotations.as_ref()?, name).map(|(_, value)| value);
         let float = |name: &str| text(name).and_then(|v| v.parse::<f64>().ok()).filter(|v| v.is_finite());
         let int = |name: &str| text(name).and_then(|v| v.parse::<i32>().ok()).filter(|v| *v >= 0);
-        let span = |name: &str| text(name).and_then(duration);
+        let span = |name: &str| text(name).and_then(seconds).filter(|s| *s >= 0.0).map(SignedDuration::from_secs_f64);
         let metric = if text(annotation::METRIC) == Some("rps") { Metric::Rps } else { Metric::Concurrency };
         let limit = autoscaler.spec.container_concurrency;
         let total = total(metric, limit, float(annotation::TARGET));
@@ -108,51 +108,9 @@ fn total(metric: Metric, limit: i64, annotated: Option<f64>) -> f64 {
     }
 }
 
-/// A duration as Go writes it: `60s`, `1m30s`, `1.5h`, `250ms`.
-fn duration(text: &str) -> Option<SignedDuration> {
-    let mut rest = text.trim();
-    if rest == "0" {
-        return Some(SignedDuration::ZERO);
-    }
-    let mut seconds = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let letters = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        seconds += number
-            * match &rest[..letters] {
-                "h" => 3600.0,
-                "m" => 60.0,
-                "s" => 1.0,
-                "ms" => 0.001,
-                _ => return None,
-            };
-        rest = &rest[letters..];
-    }
-    (!text.trim().is_empty()).then(|| SignedDuration::from_secs_f64(seconds))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations() {
-        for (text, want) in [
-            ("60s", Some(60_000)),
-            ("1m30s", Some(90_000)),
-            ("1.5h", Some(5_400_000)),
-            ("250ms", Some(250)),
-            ("0", Some(0)),
-            ("0s", Some(0)),
-            ("", None),
-            ("10", None),
-            ("ten", None),
-        ] {
-            assert_eq!(duration(text).map(|d| d.as_millis()), want, "{text}");
-        }
-    }
 
     #[test]
     fn totals() {

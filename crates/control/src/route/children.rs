@@ -112,8 +112,9 @@ fn split(revision: &Revision, percent: i64) -> Split {
 }
 
 /// The core Service of the Route's name: it claims the name and leads to the gateway. On one machine, where no cluster's
-/// DNS answers, it names the cluster-local host.
-pub fn placeholder(route: &Route, hosts: &Hosts) -> Service {
+/// DNS answers, it names the cluster-local host. As in Knative, whose conformance tests ask for it, a label or annotation that
+/// the Route has lost stays on it: `there` is how it is now.
+pub fn placeholder(route: &Route, hosts: &Hosts, there: Option<&Service>) -> Service {
     let port = ServicePort { name: Some("http".into()), port: SERVICE_PORT, ..ServicePort::default() };
     let spec = ServiceSpec {
         type_: Some("ExternalName".into()),
@@ -124,8 +125,11 @@ pub fn placeholder(route: &Route, hosts: &Hosts) -> Service {
         ports: Some(vec![port]),
         ..ServiceSpec::default()
     };
-    let mut labels = labels_of(route);
+    let mut labels = there.and_then(|there| there.metadata.labels.clone()).unwrap_or_default();
+    labels.extend(labels_of(route));
     labels.insert(label::ROUTE.into(), name_of(route).to_owned());
-    let metadata = child_meta(route, name_of(route), labels, annotations_of(route));
+    let mut annotations = there.and_then(|there| there.metadata.annotations.clone()).unwrap_or_default();
+    annotations.extend(annotations_of(route));
+    let metadata = child_meta(route, name_of(route), labels, annotations);
     Service { metadata, spec: Some(spec), status: None }
 }

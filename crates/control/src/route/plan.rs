@@ -71,7 +71,8 @@ fn plan_network(inputs: &Inputs, assigned: &[Assigned], plan: &mut Plan, status:
     }
     // A Revision learns of traffic before it comes and of its end after it went.
     mark_reached(inputs, assigned, plan);
-    plan.apply(inputs.placeholder.as_deref(), &children::placeholder(route, &inputs.hosts));
+    let there = inputs.placeholder.as_deref();
+    plan.apply(there, &children::placeholder(route, &inputs.hosts, there));
     let before = plan.writes.len();
     let ingress = children::ingress(route, assigned, &inputs.hosts);
     plan.apply(inputs.ingress.as_deref(), &ingress);

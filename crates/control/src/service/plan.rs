@@ -3,7 +3,8 @@
 //! A child's word counts only when it is about the child's newest generation.
 
 use api::condition;
-use api::serving::{self, Configuration, Route, SERVICE_CONDITIONS, Service, ServiceStatus, reason};
+use api::serving::rules;
+use api::serving::{Configuration, Route, SERVICE_CONDITIONS, Service, ServiceStatus, reason};
 use jiff::Timestamp;
 use reconcile::Plan;
 
@@ -19,9 +20,9 @@ pub fn plan(service: &Service, configuration: Option<&Configuration>, route: Opt
     status.observed_generation = generation_of(service);
     SERVICE_CONDITIONS.init(&mut status.conditions, now);
     // On one machine it is refused before it is kept; a cluster's API server knows the schema only.
-    let problems = serving::validate_service(&service.spec);
+    let problems = rules::service(&service.metadata, &service.spec, None);
     if !problems.is_empty() {
-        let message: Vec<String> = problems.into_iter().map(|(path, problem)| format!("{path}: {problem}")).collect();
+        let message: Vec<String> = problems.iter().map(ToString::to_string).collect();
         let (conditions, message) = (&mut status.conditions, message.join("; "));
         SERVICE_CONDITIONS.mark_false(conditions, CONFIGURATIONS_READY, reason::INVALID_SPEC, &message, now);
         plan.status(service, &status, now);

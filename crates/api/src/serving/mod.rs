@@ -3,6 +3,10 @@
 //! Users write a Service's `spec`; the service controller writes the Configuration's and the Route's; the
 //! configuration controller stamps Revisions, whose `spec` never changes. Each controller writes its own `status`.
 
+pub mod pod;
+pub mod rules;
+pub mod scaling;
+
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::CustomResource;
@@ -10,7 +14,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::condition::{Condition, ConditionSet};
-use crate::rules;
 
 pub const SERVICE_CONDITIONS: ConditionSet = ConditionSet::living(&["ConfigurationsReady", "RoutesReady"]);
 pub const CONFIGURATION_CONDITIONS: ConditionSet = ConditionSet::living(&[]);
@@ -264,46 +267,4 @@ impl RevisionSpec {
     pub fn concurrency(&self) -> i64 {
         self.container_concurrency.unwrap_or(0)
     }
-}
-
-/// What the schema of a template or traffic block cannot say. Each entry is `(field path, message)`.
-pub fn validate_service(spec: &ServiceSpec) -> Vec<(String, String)> {
-    let mut errors = validate_template("spec.template", &spec.template);
-    errors.extend(validate_traffic("spec.traffic", &spec.traffic));
-    errors
-}
-
-pub fn validate_template(path: &str, template: &RevisionTemplate) -> Vec<(String, String)> {
-    let spec = &template.spec;
-    let mut errors = vec![];
-    if spec.pod.containers.is_empty() {
-        errors.push((format!("{path}.spec.containers"), "missing field(s)".into()));
-    }
-    for (i, container) in spec.pod.containers.iter().enumerate() {
-        if container.image.as_deref().unwrap_or_default().is_empty() {
-            errors.push((format!("{path}.spec.containers[{i}].image"), "missing field(s)".into()));
-        }
-        let at = |field: &str| format!("{path}.spec.containers[{i}].{field}");
-        errors.extend(rules::env(&at("env"), container.env.as_deref().unwrap_or_default()));
-        errors.extend(container.resources.iter().flat_map(|resources| rules::resources(&at("resources"), resources)));
-    }
-    let timeout = spec.timeout();
-    if !(0..=RevisionSpec::MAX_TIMEOUT_SECONDS).contains(&timeout) {
-        errors.push((
-            format!("{path}.spec.timeoutSeconds"),
-            format!("expected 0 <= {timeout} <= {}", RevisionSpec::MAX_TIMEOUT_SECONDS),
-        ));
-    }
-    errors
-}
-
-pub fn validate_traffic(path: &str, traffic: &[TrafficTarget]) -> Vec<(String, String)> {
-    if traffic.is_empty() {
-        return vec![];
-    }
-    let sum: i64 = traffic.iter().filter_map(|t| t.percent).sum();
-    if sum == 100 {
-        return vec![];
-    }
-    vec![(path.to_owned(), format!("Traffic targets sum to {sum}, want 100"))]
 }
