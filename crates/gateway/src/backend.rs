@@ -5,6 +5,7 @@
 //! The surprise: a waiting request is handed its slot by whoever frees or adds it, on that one's thread, so nobody
 //! wakes up to find that another was faster; and a waiter that vanishes hands the slot on.
 
+use probe::Check;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -17,7 +18,7 @@ use crate::endpoints::{Address, Listed, Ready};
 use crate::hub::Hub;
 use crate::metrics::Handles;
 use crate::peers;
-use crate::probe::{Candidates, Change, Check, Step};
+use crate::probe::{Candidates, Change, Step};
 use crate::slots::{Failure, Instance, Refusal, Slots};
 
 /// Pokes of one revision are at least this far apart, so that a burst is one message or two.

@@ -23,9 +23,10 @@ use crate::backend::Backend;
 use crate::endpoints::{self, Address, Listed, Ready};
 use crate::hub::Hub;
 use crate::peers::Own;
-use crate::probe::Check;
+use crate::probe::check_of;
 use crate::slots::Failure;
 use crate::table::{self, Compiled, Side, Table};
+use ::probe::Check;
 
 pub(crate) type Name = (String, String);
 
@@ -223,7 +224,7 @@ impl Feed {
         let failure = revision.status.as_ref().and_then(|status| failure(&status.conditions));
         let key = revision_key(revision);
         if self.inner.hub.probes {
-            self.set_check(key.clone(), Some(Check::of(&revision.spec.pod)));
+            self.set_check(key.clone(), Some(check_of(&revision.spec.pod)));
         }
         self.set_failure(key, failure.map(Arc::new));
     }

@@ -7,6 +7,7 @@
 
 mod environment;
 mod events;
+mod health;
 mod images;
 mod kubelet;
 mod logs;
@@ -15,6 +16,7 @@ mod plan;
 mod pods;
 mod registration;
 mod sources;
+mod start;
 mod startup;
 mod status;
 mod translate;

@@ -9,7 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use futures::StreamExt;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use runtime::{LogOptions, Provider};
+
+use crate::plan::Ended;
+use crate::translate;
 
 /// Kept of a run that ended.
 pub const KEPT_BYTES: usize = 64 << 10;
@@ -104,6 +108,21 @@ async fn collect(provider: &dyn Provider, uid: &str, container: &str) -> Bytes {
         kept.drain(..first_whole);
     }
     kept.into()
+}
+
+/// Adds what a person should read of a container's end.
+pub fn give_words(pod: &Pod, end: &mut Ended, logs: &Logs) {
+    let containers = pod.spec.iter().flat_map(translate::containers);
+    let container = containers.into_iter().find(|container| container.name == end.container);
+    let policy = container.and_then(|c| c.termination_message_policy.as_deref());
+    if end.code != 0 && end.message.is_empty() && policy == Some("FallbackToLogsOnError") {
+        end.message = logs.get(&end.container).map(|log| last_words(log)).unwrap_or_default();
+    }
+    if end.reason == "OOMKilled" {
+        let limit = container.and_then(|c| c.resources.as_ref()?.limits.as_ref()?.get("memory"));
+        let limit = limit.map_or("the node's default".to_owned(), |l| l.0.clone());
+        end.message = format!("out of memory: its limit is {limit}\n{}", end.message).trim_end().to_owned();
+    }
 }
 
 /// The last lines of a log, as a container's status shows them.

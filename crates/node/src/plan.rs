@@ -72,6 +72,8 @@ pub struct History {
     pub leaving: Option<Leaving>,
     /// Ends in a row without a stable run between them.
     pub failures: u32,
+    /// The container that is to be stopped, since its probes failed, and which of them did.
+    pub unwell: Option<(String, &'static str)>,
     /// Whether the Provider may have something of it.
     pub held: bool,
     /// When the Provider may be asked again to stop it.
@@ -153,6 +155,7 @@ pub fn step(inputs: &Inputs<'_>) -> Step {
     let history = inputs.history;
     match (&history.end, inputs.sandbox) {
         (Some(end), _) => after(end, inputs),
+        (None, Some(_)) if history.unwell.is_some() => Step::Collect,
         (None, Some(sandbox)) if is_over(sandbox, RestartPolicy::of(inputs.pod)) => Step::Collect,
         (None, Some(_)) => Step::Wait(None),
         (None, None) => match &history.trouble {
@@ -168,6 +171,10 @@ fn after(end: &Ended, inputs: &Inputs<'_>) -> Step {
     let history = inputs.history;
     let restarts = RestartPolicy::of(inputs.pod).restarts(end);
     let due = restart_at(end, history.failures);
+    // What outlived the end goes first: of several containers, or one whose probes failed.
+    if history.held && inputs.sandbox.is_some_and(|sandbox| !sandbox.is_exited()) {
+        return stop(grace(inputs.pod), inputs);
+    }
     if restarts && due > inputs.now {
         return Step::Wait(Some(due));
     }
@@ -281,6 +288,22 @@ impl Ended {
         Some(Self { beside: all.collect(), ..first })
     }
 
+    /// How a run ends whose container `name` is to be stopped.
+    pub fn unwell(sandbox: &Sandbox, name: &str, probe: &str, now: Timestamp) -> Self {
+        let own = Self {
+            container: name.to_owned(),
+            beside: vec![],
+            code: LOST,
+            signal: None,
+            reason: "Error",
+            message: format!("Container {name} failed {probe} probe, will be restarted"),
+            started: began(sandbox).unwrap_or(now),
+            finished: now,
+        };
+        let others = exits(sandbox).filter(|(other, _)| *other != name).map(|(name, exit)| Self::new(name, exit));
+        Self { beside: others.collect(), ..own }
+    }
+
     pub fn container(&self, name: &str) -> Option<&Self> {
         [self].into_iter().chain(&self.beside).find(|ended| ended.container == name)
     }
@@ -332,6 +355,7 @@ impl History {
     /// A run begins.
     pub fn starting(&mut self) {
         self.held = true;
+        self.unwell = None;
         self.stop_again_at = None;
     }
 

@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::images::Images;
 use crate::logs::Directory;
-use crate::worker::{Shared, Worker};
+use crate::start::Shared;
+use crate::worker::Worker;
 use crate::{Config, NodeError, events};
 
 /// What a worker is told.

@@ -14,6 +14,7 @@ use registry::image::{ImageConfig, ImageRef};
 use runtime::{ContainerSpec, Limits, Mount, Network, Program, Root, SandboxSpec, Serve, Source, Volume};
 
 use crate::environment::expand;
+use crate::health::Probes;
 use crate::volumes::mounts;
 
 /// Reasons of a container that waits, beside Kubernetes' own.
@@ -118,10 +119,9 @@ fn unsupported(spec: &PodSpec) -> Result<(), Refusal> {
         let found = [
             ("volumeDevices", container.volume_devices.as_ref().is_some_and(|m| !m.is_empty())),
             ("lifecycle", container.lifecycle.is_some()),
-            ("livenessProbe", container.liveness_probe.is_some()),
-            ("startupProbe", container.startup_probe.is_some()),
         ];
-        refuse_set(&format!("container {}", container.name), &found)
+        refuse_set(&format!("container {}", container.name), &found)?;
+        Probes::of(container).map(drop)
     })
 }
 

@@ -12,21 +12,19 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::core::Request;
-use registry::image::{ImageError, ImageRef};
 use runtime::{ErrorClass, ProviderError, Sandbox};
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::environment::{self, Facts};
-use crate::events::Recorder;
-use crate::images::Images;
-use crate::logs::{self, Directory, Entry, Logs};
+use crate::health::{self, Health};
+use crate::logs::{self, Entry, Logs};
 use crate::plan::{self, Busy, Ended, History, Leaving, Step};
 use crate::pods::News;
+use crate::start::{Failure, Shared, start};
 use crate::startup::Startup;
-use crate::translate::{self, Accepted, Image, Part, Refusal, reason};
-use crate::{Config, MANAGER, sources, status, volumes};
+use crate::translate::{self, Refusal, reason};
+use crate::{MANAGER, status};
 
 /// How long a status waits that nobody waits for.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -35,31 +33,15 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Attempts to create a sandbox that fail quietly: most of what is exhausted comes back at once.
 const QUIET_ATTEMPTS: u32 = 3;
 
-/// What all workers share.
-pub struct Shared {
-    pub client: Client,
-    pub config: Arc<Config>,
-    pub images: Images,
-    /// The runtime classes of the Providers, in their order.
-    pub classes: Vec<&'static str>,
-    pub directory: Arc<Directory>,
-    pub recorder: Recorder,
-    /// A Provider that is gone for good ends the node.
-    pub fatal: mpsc::Sender<ProviderError>,
-}
-
-impl Shared {
-    fn accept(&self, pod: &Pod) -> Result<Accepted, Refusal> {
-        translate::accept(pod, &self.classes, &self.config.registry_host)
-    }
-}
-
 pub struct Worker {
     shared: Arc<Shared>,
     news: watch::Receiver<News>,
     pod: Arc<Pod>,
     gone: bool,
+    /// As its probes let it be seen; and as the Provider said last.
     sandbox: Option<Sandbox>,
+    told: Option<Sandbox>,
+    health: Option<Health>,
     history: History,
     /// Of a start that has not led to readiness yet.
     startup: Option<Startup>,
@@ -81,12 +63,6 @@ enum Outcome {
     Rested,
 }
 
-enum Failure {
-    Refused(Refusal),
-    Passing { reason: &'static str, message: String },
-    Provider(ProviderError),
-}
-
 impl Worker {
     pub fn new(shared: Arc<Shared>, mut news: watch::Receiver<News>) -> Self {
         let pod = news.borrow_and_update().pod.clone();
@@ -100,6 +76,8 @@ impl Worker {
             pod,
             gone: false,
             sandbox: None,
+            told: None,
+            health: None,
             history,
             startup: None,
             provider: 0,
@@ -140,6 +118,7 @@ impl Worker {
                     Err(_) => break,
                 },
                 outcome = outcome(&mut self.busy) => self.settle(outcome),
+                news = news(&mut self.health), if !matches!(self.busy, Some((Busy::Starting, _))) => self.learn(news),
                 () = sleep_until(wake) => {}
             }
         }
@@ -168,8 +147,8 @@ impl Worker {
         }
         self.gone = gone;
         if let Some(sandbox) = sandbox.filter(|s| self.is_of_this_run(s)) {
-            self.sandbox = Some(sandbox);
-            self.report_start();
+            self.told = Some(sandbox);
+            self.judge();
         }
         if (self.gone || plan::is_deleting(&self.pod)) && self.history.leaving.is_none() {
             let was_ready = self.sandbox.as_ref().is_some_and(Sandbox::is_ready);
@@ -178,6 +157,33 @@ impl Worker {
                 self.containers().for_each(|name| self.event("Killing", format!("Stopping container {name}")));
             }
         }
+    }
+
+    /// Sees the sandbox as its probes let it be seen.
+    fn judge(&mut self) {
+        self.sandbox = self.told.clone();
+        if let (Some(health), Some(sandbox)) = (&self.health, &mut self.sandbox) {
+            health.judge(sandbox);
+        }
+        self.report_start();
+    }
+
+    /// Its probes say something.
+    fn learn(&mut self, news: health::News) {
+        match news {
+            health::News::Ready { container, ready } => {
+                if !ready {
+                    self.warning("Unhealthy", format!("Readiness probe of container {container} failed"));
+                }
+            }
+            health::News::Unwell { container, probe } => {
+                self.warning("Unhealthy", format!("The {probe} probe of container {container} failed"));
+                self.event("Killing", format!("Container {container} failed {probe} probe, will be restarted"));
+                self.history.unwell = Some((container, probe));
+                self.health = None;
+            }
+        }
+        self.judge();
     }
 
     /// An earlier run of the same pod may still be heard of.
@@ -197,6 +203,9 @@ impl Worker {
                 if let Ok(accepted) = shared.accept(&self.pod) {
                     self.provider = accepted.provider;
                 }
+                // News of this run may come before the answer, and must not be more than its probes allow.
+                let provider = self.shared.config.providers.get(self.provider);
+                self.health = provider.and_then(|provider| Health::watch(&self.pod, provider));
                 (Busy::Starting, start(shared, self.pod.clone()).map(Outcome::Started).boxed())
             }
             (Step::Collect, Some(provider)) => {
@@ -225,7 +234,7 @@ impl Worker {
             Outcome::Collected(logs) => self.ended(logs),
             Outcome::Stopped(Ok(())) => {
                 self.history.stopped();
-                self.sandbox = None;
+                (self.sandbox, self.told, self.health) = (None, None, None);
             }
             Outcome::Stopped(Err(error)) => self.not_stopped(error),
             Outcome::Rested => {}
@@ -242,11 +251,11 @@ impl Worker {
         let began = plan::began(&sandbox);
         self.history.started();
         // News of this run may have come first, and are newer.
-        if self.sandbox.as_ref().and_then(plan::began) != began {
-            self.sandbox = Some(sandbox);
+        if self.told.as_ref().and_then(plan::began) != began {
+            self.told = Some(sandbox);
         }
         self.startup.iter_mut().for_each(Startup::made);
-        self.report_start();
+        self.judge();
         for name in self.containers() {
             self.event("Created", format!("Created container {name}"));
             self.event("Started", format!("Started container {name}"));
@@ -305,9 +314,15 @@ impl Worker {
     }
 
     fn ended(&mut self, logs: Logs) {
-        let Some(mut end) = self.sandbox.as_ref().and_then(Ended::of) else { return };
+        let now = (self.shared.config.clock)();
+        let ended = |sandbox: &Sandbox| match &self.history.unwell {
+            Some((container, probe)) => Some(Ended::unwell(sandbox, container, probe, now)),
+            None => Ended::of(sandbox),
+        };
+        let Some(mut end) = self.sandbox.as_ref().and_then(ended) else { return };
+        self.health = None;
         let mut beside = std::mem::take(&mut end.beside);
-        [&mut end].into_iter().chain(&mut beside).for_each(|end| self.give_words(end, &logs));
+        [&mut end].into_iter().chain(&mut beside).for_each(|end| logs::give_words(&self.pod, end, &logs));
         end.beside = beside;
         tracing::debug!(pod = self.name(), code = end.code, reason = end.reason, "a container ended");
         let restarts = plan::RestartPolicy::of(&self.pod).restarts(&end);
@@ -318,21 +333,6 @@ impl Worker {
             self.warning("BackOff", message);
         }
         self.directory(|entry| entry.ended = Some(logs));
-    }
-
-    /// Adds what a person should read of a container's end.
-    fn give_words(&self, end: &mut Ended, logs: &Logs) {
-        let containers = self.pod.spec.iter().flat_map(translate::containers);
-        let container = containers.into_iter().find(|container| container.name == end.container);
-        let policy = container.and_then(|c| c.termination_message_policy.as_deref());
-        if end.code != 0 && policy == Some("FallbackToLogsOnError") {
-            end.message = logs.get(&end.container).map(|log| logs::last_words(log)).unwrap_or_default();
-        }
-        if end.reason == "OOMKilled" {
-            let limit = container.and_then(|c| c.resources.as_ref()?.limits.as_ref()?.get("memory"));
-            let limit = limit.map_or("the node's default".to_owned(), |l| l.0.clone());
-            end.message = format!("out of memory: its limit is {limit}\n{}", end.message).trim_end().to_owned();
-        }
     }
 
     fn not_stopped(&mut self, error: ProviderError) {
@@ -432,6 +432,14 @@ fn status_of(pod: &Pod) -> Value {
     serde_json::to_value(pod.status.clone().unwrap_or_default()).expect("a status is JSON")
 }
 
+/// What the probes say; nothing, where there are none.
+async fn news(health: &mut Option<Health>) -> health::News {
+    match health {
+        Some(health) => health.news().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Whatever is being done, when it is done; never, when nothing is.
 async fn outcome(busy: &mut Option<(Busy, BoxFuture<'static, Outcome>)>) -> Outcome {
     match busy {
@@ -445,44 +453,6 @@ async fn sleep_until(wake: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
-}
-
-/// Everything from a manifest to processes.
-async fn start(shared: Arc<Shared>, pod: Arc<Pod>) -> Result<Sandbox, Failure> {
-    let config = &shared.config;
-    let accepted = shared.accept(&pod).map_err(Failure::Refused)?;
-    let spec = pod.spec.as_ref().expect("an accepted pod has a spec");
-    let mut images = vec![];
-    for name in &accepted.images {
-        images.push(image(&shared, &pod, name).await?);
-    }
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let sources = sources::read(&shared.client, namespace, spec).await;
-    let sources = sources.map_err(|e| Failure::Passing { reason: reason::CONFIG, message: e.to_string() })?;
-    let facts = Facts { pod: &pod, host_ip: config.host_ip };
-    let wanted = spec.volumes.as_deref().unwrap_or_default();
-    let volumes = volumes::volumes(wanted, &sources, &facts, &config.default_limits).map_err(Failure::Refused)?;
-    let parts = translate::containers(spec).zip(images).map(|(container, image)| {
-        let env = environment::resolve(&image.config, container, &sources, &facts)?;
-        Ok(Part { image, env })
-    });
-    let parts = parts.collect::<Result<_, _>>().map_err(Failure::Refused)?;
-    let asked = translate::sandbox(&pod, volumes, parts, &config.default_limits).map_err(Failure::Refused)?;
-    config.providers[accepted.provider].create(Arc::new(asked)).await.map_err(Failure::Provider)
-}
-
-/// An image, unpacked.
-async fn image(shared: &Shared, pod: &Pod, name: &ImageRef) -> Result<Image, Failure> {
-    let (image, new) = shared.images.get(name).await.map_err(|error| match error {
-        ImageError::WrongPlatform { .. } => {
-            Failure::Refused(Refusal { reason: reason::NO_PROVIDER, message: error.to_string() })
-        }
-        error => Failure::Passing { reason: reason::IMAGE_PULL, message: format!("{name}: {error}") },
-    })?;
-    if new {
-        shared.recorder.normal(pod, "Pulled", format!("Unpacked image {name}"), (shared.config.clock)());
-    }
-    Ok(image)
 }
 
 /// Removes a pod from the API, if it is still this one.

@@ -39,7 +39,9 @@ fn serving_port(pod: &PodSpec) -> Option<&ContainerPort> {
 }
 
 fn port_number(pod: &PodSpec) -> i32 {
-    serving_port(pod).map_or(i32::from(DEFAULT_PORT), |p| p.container_port)
+    let own = serving_port(pod).map(|port| port.container_port);
+    // Whoever only names a port, such as `h2c`, means the usual one.
+    own.filter(|port| *port > 0).unwrap_or(i32::from(DEFAULT_PORT))
 }
 
 /// How many instances prove a new Revision.
@@ -106,7 +108,13 @@ fn pod_spec(revision: &Revision, cluster: Option<&Cluster>, digests: &Digests) -
         if let Some(Ok(pinned)) = digests.get(&container.name) {
             container.image = Some(pinned.clone());
         }
-        if i == serving && !declares_port {
+        if i != serving {
+            continue;
+        }
+        let probes = [&mut container.readiness_probe, &mut container.liveness_probe, &mut container.startup_probe];
+        probes.into_iter().flatten().for_each(|probe| name_port(probe, port));
+        container.ports.iter_mut().flatten().take(1).for_each(|own| own.container_port = port);
+        if !declares_port {
             container.ports = Some(vec![ContainerPort {
                 name: Some("user-port".into()),
                 container_port: port,
@@ -127,8 +135,6 @@ fn pod_spec(revision: &Revision, cluster: Option<&Cluster>, digests: &Digests) -
 /// A kubelet drains nothing by itself, and calls ready what merely runs.
 fn for_kubelet(pod: &mut PodSpec, serving: usize, port: i32, cluster: &Cluster) {
     let Some(container) = pod.containers.get_mut(serving) else { return };
-    let probes = [&mut container.readiness_probe, &mut container.liveness_probe, &mut container.startup_probe];
-    probes.into_iter().flatten().for_each(|probe| name_port(probe, port));
     let probe = container.readiness_probe.get_or_insert_with(|| Probe {
         // As often as a kubelet can; the gateway does not wait for it.
         period_seconds: Some(1),

@@ -3,28 +3,55 @@
 //! Owns: making the probes that [`plan`] asks for, many revisions at a time. Must not know: who waits, or what a slot
 //! is. The surprise: it sleeps for good when no revision has such an address, and nothing of it is on the warm path.
 
-mod ask;
 mod check;
 mod plan;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use probe::{Check, Connect};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::backend::Backend;
 use crate::endpoints::{Address, Ready};
 use crate::hub::Hub;
 
-pub(crate) use check::Check;
+pub(crate) use check::check_of;
 pub(crate) use plan::{Candidates, Change, Step};
 
 /// Probes of all revisions at the same time; each is a socket.
 const AT_ONCE: usize = 512;
+
+/// A first packet that was lost, since the pod's network was not there yet, is sent again by a new connection much
+/// sooner than by the kernel.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Reached over the network, where it serves.
+struct Instance(SocketAddr);
+
+impl Instance {
+    fn at(&self, port: Option<u16>) -> SocketAddr {
+        SocketAddr::new(self.0.ip(), port.unwrap_or(self.0.port()))
+    }
+}
+
+impl Connect for Instance {
+    type Stream = TcpStream;
+
+    async fn connect(&self, port: Option<u16>) -> io::Result<TcpStream> {
+        timeout(CONNECT_TIMEOUT, TcpStream::connect(self.at(port))).await.map_err(|_| io::ErrorKind::TimedOut)?
+    }
+
+    fn host(&self, port: Option<u16>) -> String {
+        self.at(port).to_string()
+    }
+}
 
 /// Runs until it is dropped.
 pub(crate) async fn run(hub: &Hub) {
@@ -73,7 +100,7 @@ async fn probe(ready: Ready, check: Arc<Check>, room: &Semaphore) -> (Ready, Arc
         Address::Unix(_) => None,
     };
     let passed = match address {
-        Some(address) => ask::ask(&check, address).await,
+        Some(address) => probe::ask(&check, &Instance(address)).await,
         None => false,
     };
     (ready, check, passed)

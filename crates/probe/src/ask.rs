@@ -1,26 +1,19 @@
-//! One probe of one address, over the network.
-//!
-//! Owns: the TCP connect, the HTTP request and the gRPC health question. Must not know: when, or what follows.
+//! One probe over one connection: whether there is one, the HTTP request, the gRPC health question.
 
 use std::io;
-use std::net::SocketAddr;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, header};
 use http_body::Body;
+use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use super::check::{Check, How};
-use crate::upstream::Outbound;
+use crate::check::{Check, How};
 
-/// A first packet that was lost, since the pod's network was not there yet, is sent again by a new connection much
-/// sooner than by the kernel.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
 /// By what an application may tell a probe from a visitor, as it does with a kubelet's.
 const USER_AGENT: &str = "kube-probe/dhow";
 /// Bytes read of the answer to a gRPC health question.
@@ -29,55 +22,59 @@ const ANSWER: usize = 1024;
 const STATUS_FIELD: u8 = 0x08;
 const SERVING: u8 = 1;
 
-/// Whether the instance behind `address` is ready now.
-pub(crate) async fn ask(check: &Check, address: SocketAddr) -> bool {
-    let port = match &check.how {
-        How::Tcp(port) | How::Http { port, .. } | How::Grpc { port, .. } => port.unwrap_or(address.port()),
-    };
-    let address = SocketAddr::new(address.ip(), port);
+/// How the container is reached.
+pub trait Connect {
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// To this port, or to the one that serves requests.
+    fn connect(&self, port: Option<u16>) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// What the `Host` of a request to this port is.
+    fn host(&self, port: Option<u16>) -> String;
+}
+
+/// Whether the container is well now. A command inside is nothing that a connection can tell: never.
+pub async fn ask(check: &Check, to: &impl Connect) -> bool {
     let asked = async {
         match &check.how {
-            How::Tcp(_) => connect(address).await.is_ok(),
-            How::Http { path, headers, .. } => http(address, path, headers).await.unwrap_or(false),
-            How::Grpc { service, .. } => grpc(address, service).await.unwrap_or(false),
+            How::Tcp(port) => to.connect(*port).await.is_ok(),
+            How::Http { port, path, headers } => http(to, *port, path, headers).await.unwrap_or(false),
+            How::Grpc { port, service } => grpc(to, *port, service).await.unwrap_or(false),
+            How::Exec(_) => false,
         }
     };
     timeout(check.timeout, asked).await.unwrap_or(false)
 }
 
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await.map_err(|_| io::ErrorKind::TimedOut)?
-}
-
 /// A redirect is a success, as it is for a kubelet when it leads elsewhere.
 async fn http(
-    address: SocketAddr,
+    to: &impl Connect,
+    port: Option<u16>,
     path: &str,
     headers: &[(header::HeaderName, header::HeaderValue)],
 ) -> io::Result<bool> {
-    let mut request =
-        Request::get(path).header(header::HOST, address.to_string()).header(header::USER_AGENT, USER_AGENT);
+    let mut request = Request::get(path).header(header::HOST, to.host(port)).header(header::USER_AGENT, USER_AGENT);
     if let Some(all) = request.headers_mut() {
         headers.iter().for_each(|(name, value)| _ = all.insert(name, value.clone()));
     }
-    let request = request.body(Outbound::Empty).map_err(io::Error::other)?;
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(connect(address).await?)).await.map_err(io::Error::other)?;
+    let request = request.body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
+    let stream = TokioIo::new(to.connect(port).await?);
+    let (mut sender, connection) = http1::handshake(stream).await.map_err(io::Error::other)?;
     let answer = async { sender.send_request(request).await.map_err(io::Error::other) };
     let status = driven(connection, answer).await?.status();
     Ok((200..400).contains(&status.as_u16()))
 }
 
 /// `grpc.health.v1.Health/Check`.
-async fn grpc(address: SocketAddr, service: &str) -> io::Result<bool> {
-    let uri = format!("http://{address}/grpc.health.v1.Health/Check");
+async fn grpc(to: &impl Connect, port: Option<u16>, service: &str) -> io::Result<bool> {
+    let uri = format!("http://{}/grpc.health.v1.Health/Check", to.host(port));
     let request = Request::post(uri)
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")
         .header(header::USER_AGENT, USER_AGENT)
         .body(Question(Some(question(service)?)))
         .map_err(io::Error::other)?;
-    let stream = TokioIo::new(connect(address).await?);
+    let stream = TokioIo::new(to.connect(port).await?);
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.map_err(io::Error::other)?;
     let answer = async {
         let (head, mut body) = sender.send_request(request).await.map_err(io::Error::other)?.into_parts();
