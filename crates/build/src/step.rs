@@ -155,6 +155,7 @@ fn sandbox(step: &Step) -> SandboxSpec {
         name: CONTAINER.into(),
         root: Root::Host,
         program: Program::Exec { argv: step.argv.clone() },
+        user: None,
         env: environment(step),
         working_dir: "/src".into(),
         mounts: vec![mount(&step.source, "/src", false), mount(&step.result, "/out", true)],

@@ -11,7 +11,7 @@ use api::names::DEFAULT_PORT;
 use api::quantity;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use registry::image::{ImageConfig, ImageRef};
-use runtime::{ContainerSpec, Limits, Mount, Network, Program, Root, SandboxSpec, Serve, Source, Volume};
+use runtime::{ContainerSpec, Limits, Mount, Network, Program, Root, SandboxSpec, Serve, Source, User, Volume};
 
 use crate::environment::expand;
 use crate::health::Probes;
@@ -138,7 +138,8 @@ pub struct Part {
 
 /// What the Provider is asked for: `parts` are in the order of [`containers`].
 pub fn sandbox(pod: &Pod, volumes: Vec<Volume>, parts: Vec<Part>, defaults: &Limits) -> Result<SandboxSpec, Refusal> {
-    let made = containers(spec(pod)?).zip(parts).map(|(container, part)| part_of(container, part, defaults));
+    let made =
+        containers(spec(pod)?).zip(parts).map(|(container, part)| part_of(spec(pod)?, container, part, defaults));
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     Ok(SandboxSpec {
         uid: text(&pod.metadata.uid),
@@ -150,12 +151,19 @@ pub fn sandbox(pod: &Pod, volumes: Vec<Volume>, parts: Vec<Part>, defaults: &Lim
     })
 }
 
-fn part_of(container: &Container, Part { image, env }: Part, defaults: &Limits) -> Result<ContainerSpec, Refusal> {
+fn part_of(
+    pod: &PodSpec,
+    container: &Container,
+    Part { image, env }: Part,
+    defaults: &Limits,
+) -> Result<ContainerSpec, Refusal> {
     let mut run = match image.config.labels.get(label::RUNTIME) {
         Some(runtime) => function(container, &image, runtime)?,
         None => program(container, &image, &env)?,
     };
     run.mounts.extend(mounts(container, &env));
+    // What runs on the host's own system is nobody's image.
+    let user = if run.root == Root::Host { None } else { user(pod, container, &image.config.user) };
     let working_dir = [container.working_dir.as_deref().unwrap_or_default(), &image.config.working_dir];
     let working_dir = working_dir.into_iter().find(|folder| !folder.is_empty()).unwrap_or(run.working_dir);
     Ok(ContainerSpec {
@@ -163,11 +171,24 @@ fn part_of(container: &Container, Part { image, env }: Part, defaults: &Limits) 
         root: run.root,
         program: run.program,
         working_dir: working_dir.to_owned(),
+        user,
         env,
         mounts: run.mounts,
         limits: limits(container, defaults)?,
         serve: run.serve,
     })
+}
+
+/// Who a container's processes take themselves for. An image that asks for root, or for a name, or for nobody, gets what the
+/// sandbox happens to have: without root's rights its name would only mislead.
+fn user(pod: &PodSpec, container: &Container, image: &str) -> Option<User> {
+    let (own, all) = (container.security_context.as_ref(), pod.security_context.as_ref());
+    let number = |own: Option<i64>, all: Option<i64>| own.or(all).and_then(|id| u32::try_from(id).ok());
+    let (image_user, image_group) = image.split_once(':').unwrap_or((image, ""));
+    let asked = number(own.and_then(|c| c.run_as_user), all.and_then(|c| c.run_as_user));
+    let user = asked.or_else(|| image_user.parse().ok().filter(|user| *user != 0))?;
+    let group = number(own.and_then(|c| c.run_as_group), all.and_then(|c| c.run_as_group));
+    Some(User { user, group: group.or_else(|| image_group.parse().ok()).unwrap_or(0) })
 }
 
 /// How an image is run.
@@ -247,7 +268,9 @@ fn limits(container: &Container, defaults: &Limits) -> Result<Limits, Refusal> {
             message: format!("container {}: the limit {name}={:?} is no quantity above 0", container.name, quantity.0),
         }),
     };
+    let requested = container.resources.as_ref().and_then(|r| r.requests.as_ref()).and_then(|r| r.get("cpu"));
     let mut limits = defaults.clone();
+    limits.cpu_request_millis = requested.and_then(quantity::millis).filter(|millis| *millis > 0);
     limits.memory_bytes = read("memory", quantity::units)?.or(defaults.memory_bytes);
     limits.cpu_millis = read("cpu", quantity::millis)?.or(defaults.cpu_millis);
     limits.tmp_bytes = read("ephemeral-storage", quantity::units)?.unwrap_or(defaults.tmp_bytes);
@@ -393,6 +416,24 @@ mod tests {
         let pod = pod(|p| p["spec"]["containers"][0]["args"] = json!(["x"]));
         let refusal = asked(&pod, &python, &[], &Limits::default()).unwrap_err();
         assert_eq!(refusal.message, "container c: a function's image has no args to replace");
+    }
+
+    #[test]
+    fn users() {
+        for (container, pod, image, want) in [
+            (json!({}), json!({}), "", None),
+            (json!({}), json!({}), "nginx", None),
+            (json!({}), json!({}), "0", None),
+            (json!({}), json!({}), "65532", Some((65532, 0))),
+            (json!({}), json!({}), "65532:7", Some((65532, 7))),
+            (json!({"runAsUser": 2020}), json!({"runAsUser": 1}), "65532", Some((2020, 0))),
+            (json!({}), json!({"runAsUser": 0, "runAsGroup": 5}), "65532", Some((0, 5))),
+        ] {
+            let container = serde_json::from_value(json!({"name": "c", "securityContext": container})).unwrap();
+            let pod = serde_json::from_value(json!({"containers": [], "securityContext": pod})).unwrap();
+            let want = want.map(|(user, group)| User { user, group });
+            assert_eq!(user(&pod, &container, image), want, "{image}");
+        }
     }
 
     #[test]

@@ -316,6 +316,7 @@ mod tests {
                 name: "main".into(),
                 root: Root::Host,
                 program: Program::Exec { argv: vec!["/bin/true".into()] },
+                user: None,
                 env: vec![],
                 working_dir: "/".into(),
                 mounts: vec![],

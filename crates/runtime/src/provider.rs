@@ -104,6 +104,8 @@ pub struct ContainerSpec {
     pub name: String,
     pub root: Root,
     pub program: Program,
+    /// Who its processes take themselves for, if not for the user that the sandbox happens to have here.
+    pub user: Option<User>,
     /// Complete: nothing is inherited from the platform.
     pub env: Vec<(String, String)>,
     pub working_dir: String,
@@ -130,6 +132,13 @@ pub enum Program {
     Zygote { runtime: String },
 }
 
+/// A user of no more rights than any other: to the host it is the sandbox's own, and so are its files to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    pub user: u32,
+    pub group: u32,
+}
+
 /// A folder or file that appears in the container. Never follows a link at either end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
@@ -150,6 +159,8 @@ pub enum Source {
 pub struct Limits {
     pub memory_bytes: Option<u64>,
     pub cpu_millis: Option<u64>,
+    /// What it gets of the processors when all want them, against the others'.
+    pub cpu_request_millis: Option<u64>,
     pub pids: u32,
     pub tmp_bytes: u64,
     pub open_files: u64,
@@ -162,6 +173,7 @@ impl Default for Limits {
         Self {
             memory_bytes: None,
             cpu_millis: None,
+            cpu_request_millis: None,
             pids: 256,
             tmp_bytes: 64 << 20,
             open_files: 4096,

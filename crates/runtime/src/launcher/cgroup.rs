@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::plan::{Controller, Hierarchy, hierarchies, memory_kills, settings};
+use super::plan::{Controller, Hierarchy, cgroup_views, hierarchies, memory_kills, settings};
 use super::sys;
 use crate::provider::Limits;
 
@@ -78,6 +78,16 @@ impl Tree {
             cgroup.doors.push(procs.into());
         }
         Ok(cgroup)
+    }
+
+    /// A cgroup's folders, and where its container sees them.
+    pub fn views(&self, cgroup: &Cgroup) -> Vec<(PathBuf, String)> {
+        let others = self.hierarchies.iter().any(|hierarchy| !hierarchy.unified);
+        let folders = self.hierarchies.iter().zip(&cgroup.folders);
+        let seen = folders.flat_map(|(hierarchy, folder)| {
+            cgroup_views(hierarchy, others).into_iter().map(|view| (folder.clone(), view))
+        });
+        seen.collect()
     }
 
     pub fn limit(&self, cgroup: &Cgroup, limits: &Limits) -> io::Result<()> {

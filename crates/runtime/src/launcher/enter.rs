@@ -16,6 +16,7 @@ use nix::unistd::{Uid, chdir, fchown, setsid};
 use super::cgroup;
 use super::seccomp::Instruction;
 use super::sys;
+use crate::provider::User;
 
 /// The exit code of a container whose sandbox could not be entered, as container runtimes use it.
 pub const COULD_NOT_START: i32 = 128;
@@ -54,6 +55,8 @@ pub struct Entry<'a> {
 /// What keeps the sandbox apart.
 pub struct Walls<'a> {
     pub user: u32,
+    /// Who the program takes itself for, and a handle of the user namespace in which it is that.
+    pub seen: Option<(User, &'a OwnedFd)>,
     pub doors: &'a [OwnedFd],
     pub way: Way<'a>,
 }
@@ -101,6 +104,11 @@ fn attempt(entry: &Entry<'_>) -> Result<std::convert::Infallible, Step> {
     if let Some(walls) = &entry.walls {
         enter_walls(walls)?;
     }
+    let seen = entry.walls.as_ref().and_then(|walls| walls.seen);
+    if let Some((_, users)) = seen {
+        // The last of the namespaces: in it there is no right over the others. It gives back what was dropped, too.
+        setns(users, CloneFlags::CLONE_NEWUSER).map_err(at("user namespace"))?;
+    }
     let null = fs::File::open("/dev/null").map_err(at("/dev/null"))?;
     let fd = |fd: &OwnedFd| fd.as_raw_fd();
     sys::arrange(&[
@@ -119,7 +127,8 @@ fn attempt(entry: &Entry<'_>) -> Result<std::convert::Infallible, Step> {
     if let Some(walls) = &entry.walls {
         // Not permitted without privileges, which is where there are no walls and nothing to drop.
         bounded.map_err(at("bounding set"))?;
-        sys::become_user(walls.user).map_err(at("user"))?;
+        let User { user, group } = seen.map_or(User { user: walls.user, group: walls.user }, |(user, _)| user);
+        sys::become_user(user, group).map_err(at("user"))?;
     }
     sys::drop_capabilities().map_err(at("capabilities"))?;
     chdir(entry.working_dir).map_err(at(&format!("working folder {}", entry.working_dir)))?;

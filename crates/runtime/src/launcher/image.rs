@@ -10,13 +10,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::CloneFlags;
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, chdir, pivot_root};
 
+use super::plan::CGROUPS;
 use super::root::{Kind, make, tmpfs};
 use super::sys::{self, Forked, NODEV, NOSUID, RDONLY, Resolve};
+use crate::provider::User;
 
 /// Where the layers and the result are put together, in the root that is about to be left.
 const LOWER: &str = "/image/lower";
@@ -33,7 +36,7 @@ impl Image {
     /// Of the folder that `handle` is of, with every file as this user's. Called where the folder is.
     pub fn open(handle: &OwnedFd, user: u32) -> io::Result<Self> {
         let lower = sys::clone_tree(handle.as_fd(), RDONLY | NOSUID | NODEV)?;
-        sys::map_owners(lower.as_fd(), users(user)?.as_fd())?;
+        sys::map_owners(lower.as_fd(), users(User { user: 0, group: 0 }, user)?.as_fd())?;
         Ok(Self { lower })
     }
 
@@ -47,7 +50,7 @@ impl Image {
         tmpfs(SPACE, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, &format!("{space},mode=0755"))?;
         fs::create_dir(UPPER)?;
         fs::create_dir(WORK)?;
-        let own = ["proc", "dev", "etc", "tmp", "var/tmp"].map(|folder| (folder, Kind::Folder));
+        let own = ["proc", "dev", "etc", "tmp", "var/tmp", CGROUPS].map(|folder| (folder, Kind::Folder));
         for (place, kind) in own.iter().chain(places) {
             make(Path::new(UPPER), place, *kind)?;
         }
@@ -65,15 +68,22 @@ impl Image {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         mount(Some("overlay"), MERGED, Some("overlay"), flags, Some(options.as_str()))?;
         chdir(MERGED)?;
-        mount(Some("/dev"), "dev", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
+        for (from, to) in [("/dev", "dev"), (CGROUPS, CGROUPS.trim_start_matches('/'))] {
+            match mount(Some(from), to, None::<&str>, MsFlags::MS_MOVE, None::<&str>) {
+                // There are no cgroups to be seen.
+                Err(Errno::EINVAL | Errno::ENOENT) if from == CGROUPS => {}
+                moved => moved?,
+            }
+        }
         pivot_root(".", ".")?;
         umount2(".", MntFlags::MNT_DETACH)?;
         Ok(chdir("/")?)
     }
 }
 
-/// A user namespace that nobody is in, in which the host's root is this user: what maps the owners of files.
-fn users(user: u32) -> io::Result<OwnedFd> {
+/// A user namespace that nobody is in, in which `inside` is who `user` is here. To files, whose owners it maps, it is the
+/// other way round: those of `inside` become this user's.
+pub fn users(inside: User, user: u32) -> io::Result<OwnedFd> {
     match sys::fork(CloneFlags::CLONE_NEWUSER.bits())? {
         // Waits to be looked at, and is killed.
         Forked::Child => loop {
@@ -81,8 +91,8 @@ fn users(user: u32) -> io::Result<OwnedFd> {
         },
         Forked::Parent { pid, pidfd } => {
             let made = (|| {
-                for map in ["uid_map", "gid_map"] {
-                    fs::write(format!("/proc/{pid}/{map}"), format!("0 {user} 1"))?;
+                for (map, id) in [("uid_map", inside.user), ("gid_map", inside.group)] {
+                    fs::write(format!("/proc/{pid}/{map}"), format!("{id} {user} 1"))?;
                 }
                 Ok(fs::File::open(format!("/proc/{pid}/ns/user"))?.into())
             })();

@@ -261,9 +261,14 @@ impl Isolation {
     fn make_cell(&mut self) -> io::Result<Cell> {
         let number = self.cells.take()?;
         let user = self.ground.uid_base + number;
-        let cell = self.roots.make(&self.home, user).and_then(|root| {
-            let cgroup = self.tree.make(&format!("c{number}"))?;
-            Ok(Cell { number, user, root: Some(root), cgroup })
+        let cell = self.tree.make(&format!("c{number}")).and_then(|mut cgroup| {
+            match self.roots.make(&self.home, user, &self.tree.views(&cgroup)) {
+                Ok(root) => Ok(Cell { number, user, root: Some(root), cgroup }),
+                Err(e) => {
+                    cgroup.remove();
+                    Err(e)
+                }
+            }
         });
         cell.inspect_err(|_| self.cells.give_back(number))
     }

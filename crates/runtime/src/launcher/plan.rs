@@ -197,6 +197,16 @@ pub fn settings(hierarchy: &Hierarchy, limits: &Limits) -> Vec<Setting> {
                 put(swap, most_swap.to_string(), true);
             }
             (Controller::Cpu, unified) => {
+                if let Some(millis) = limits.cpu_request_millis {
+                    let shares = (millis * 1024 / 1000).clamp(2, 262_144);
+                    // As container runtimes turn one into the other.
+                    let weight = 1 + (shares - 2) * 9999 / 262_142;
+                    put(
+                        if unified { "cpu.weight" } else { "cpu.shares" },
+                        if unified { weight } else { shares }.to_string(),
+                        false,
+                    );
+                }
                 let Some(millis) = limits.cpu_millis else { continue };
                 match unified {
                     false => {
@@ -234,6 +244,22 @@ const PRIVATE: &[&str] = &[
     "224.0.0.0/4",
     "240.0.0.0/4",
 ];
+
+/// Where a container sees its own cgroups, given that a file system of its own is at [`CGROUPS`] unless one of these is.
+pub fn cgroup_views(hierarchy: &Hierarchy, others: bool) -> Vec<String> {
+    match (hierarchy.unified, others) {
+        (true, false) => vec![CGROUPS.to_owned()],
+        (true, true) => vec![format!("{CGROUPS}/unified")],
+        (false, _) => {
+            let name = |controller: &Controller| match controller {
+                Controller::Memory => "memory",
+                Controller::Cpu => "cpu",
+                Controller::Pids => "pids",
+            };
+            hierarchy.controllers.iter().map(|controller| format!("{CGROUPS}/{}", name(controller))).collect()
+        }
+    }
+}
 
 /// The firewall of one slot. `forwarding` names the interfaces on which this platform had to turn forwarding on:
 /// they forwarded nothing before, so they must forward nothing but pods' traffic now.
@@ -297,6 +323,8 @@ pub fn resolvers(resolv_conf: &str) -> Vec<Ipv4Addr> {
     resolv_conf.lines().filter_map(server).filter(|a| !a.is_loopback()).collect()
 }
 
+/// Where programs look for their cgroups.
+pub const CGROUPS: &str = "/sys/fs/cgroup";
 /// Folders of the host's system that a mount may not cover or add to, and of any.
 const TAKEN_OF_HOST: &[&str] = &["bin", "dhow", "lib", "lib32", "lib64", "libx32", "sbin", "tmp", "usr"];
 const TAKEN: &[&str] = &["dev", "proc", "sys"];
@@ -467,6 +495,7 @@ mod tests {
         let all = [Memory, Cpu, Pids];
         let limits = Limits { memory_bytes: Some(128 << 20), cpu_millis: Some(1500), pids: 64, ..Limits::default() };
         let tiny = Limits { cpu_millis: Some(5), ..Limits::default() };
+        let asks = Limits { cpu_request_millis: Some(125), ..Limits::default() };
         for (unified, limits, want) in [
             (
                 false,
@@ -477,6 +506,8 @@ mod tests {
             (true, &limits, "memory.max=134217728 memory.swap.max=0? cpu.max=150000 100000 pids.max=64"),
             (false, &tiny, "cpu.cfs_period_us=100000 cpu.cfs_quota_us=1000 pids.max=256"),
             (true, &Limits::default(), "pids.max=256"),
+            (false, &asks, "cpu.shares=128 pids.max=256"),
+            (true, &asks, "cpu.weight=5 pids.max=256"),
         ] {
             let rows = settings(&hierarchy("/", unified, &all), limits);
             let row = |r: &Setting| format!("{}={}{}", r.file, r.value, if r.optional { "?" } else { "" });
@@ -524,6 +555,7 @@ mod tests {
             name: "main".into(),
             root: Root::Host,
             program: Program::Exec { argv: vec!["/bin/true".into()] },
+            user: None,
             env: vec![],
             working_dir: "/app".into(),
             mounts: vec![],

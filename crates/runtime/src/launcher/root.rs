@@ -21,6 +21,7 @@ use nix::unistd::{Gid, Uid, chdir, fchownat, pivot_root};
 
 use super::image::Image;
 use super::place::{Home, current};
+use super::plan::CGROUPS;
 use super::sys::{self, NODEV, NOEXEC, NOSUID, RDONLY, Resolve};
 use crate::assets::INSIDE;
 use crate::provider::Root;
@@ -40,8 +41,14 @@ const FILES: &[&str] = &[
     "/etc/os-release",
     "/etc/ssl/openssl.cnf",
 ];
-const DEVICES: &[(&str, u32, u32)] =
-    &[("/dev/null", 1, 3), ("/dev/zero", 1, 5), ("/dev/full", 1, 7), ("/dev/random", 1, 8), ("/dev/urandom", 1, 9)];
+const DEVICES: &[(&str, u32, u32)] = &[
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
 /// Where a new root is put together; only ever seen inside its own namespace.
 pub const WORKSHOP: &str = "/run/dhow/root";
 /// Shared memory of a pod; it counts as the memory of whoever writes it.
@@ -93,15 +100,15 @@ impl Roots {
     }
 
     /// A mount namespace for one user.
-    pub fn make(&self, home: &Home, user: u32) -> io::Result<OwnedFd> {
+    pub fn make(&self, home: &Home, user: u32, cgroups: &[(PathBuf, String)]) -> io::Result<OwnedFd> {
         home.in_new(CloneFlags::CLONE_NEWNS, || {
             let namespace = current("mnt")?;
-            self.build(user)?;
+            self.build(user, cgroups)?;
             Ok(namespace)
         })
     }
 
-    fn build(&self, user: u32) -> io::Result<()> {
+    fn build(&self, user: u32, cgroups: &[(PathBuf, String)]) -> io::Result<()> {
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
         let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
@@ -121,6 +128,7 @@ impl Roots {
         for folder in ["proc", "tmp", "dev", "var/tmp"] {
             fs::create_dir_all(folder)?;
         }
+        show_cgroups(cgroups)?;
         tmpfs("dev", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "size=65536,nr_inodes=64,mode=0755")?;
         for (path, bytes) in &self.files {
             let path = here(path);
@@ -195,13 +203,18 @@ impl Roots {
 
     fn tree(&self, mount: &Placed<'_>, user: u32) -> io::Result<(OwnedFd, Kind)> {
         let handle = self.handle(&mount.host)?;
-        let folder = SFlag::from_bits_truncate(fstat(&handle)?.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR;
+        let kind = match SFlag::from_bits_truncate(fstat(&handle)?.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFDIR => Kind::Folder,
+            SFlag::S_IFREG => Kind::File,
+            // Such as a link, which would lead somewhere from inside.
+            _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a folder nor a file")),
+        };
         if mount.given {
             let owner = (Some(Uid::from_raw(user)), Some(Gid::from_raw(user)));
             fchownat(&handle, c"", owner.0, owner.1, AtFlags::AT_EMPTY_PATH)?;
         }
         let tree = sys::clone_tree(handle.as_fd(), NOSUID | NODEV | if mount.writable { 0 } else { RDONLY })?;
-        Ok((tree, if folder { Kind::Folder } else { Kind::File }))
+        Ok((tree, kind))
     }
 }
 
@@ -274,6 +287,24 @@ pub fn make(base: &Path, path: &str, kind: Kind) -> io::Result<OwnedFd> {
 
 pub fn tmpfs(target: impl AsRef<Path>, flags: MsFlags, options: &str) -> io::Result<()> {
     Ok(mount(Some("tmpfs"), target.as_ref(), Some("tmpfs"), flags, Some(options))?)
+}
+
+/// Puts a container's own cgroups where programs look for them, to be read.
+fn show_cgroups(cgroups: &[(PathBuf, String)]) -> io::Result<()> {
+    let Some((_, first)) = cgroups.first() else { return Ok(()) };
+    let here = |view: &str| view.trim_start_matches('/').to_owned();
+    fs::create_dir_all(here(CGROUPS))?;
+    if first != CGROUPS {
+        let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        tmpfs(here(CGROUPS), plain, "size=4096,nr_inodes=16,mode=0755")?;
+    }
+    for (folder, view) in cgroups {
+        fs::create_dir_all(here(view))?;
+        let folder = sys::open_handle(None, folder, Resolve::NoLinks)?;
+        let tree = sys::clone_tree(folder.as_fd(), RDONLY | NOSUID | NODEV | NOEXEC)?;
+        sys::move_mount(tree.as_fd(), sys::open_handle(None, Path::new(&here(view)), Resolve::NoLinks)?.as_fd())?;
+    }
+    Ok(())
 }
 
 fn devices() -> io::Result<()> {

@@ -11,6 +11,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use super::enter::{Entry, Walls, Way, enter};
+use super::image::users;
 use super::isolation::{Cell, Isolation};
 use super::net::Net;
 use super::plan::{SERVE_PORT, on_host};
@@ -252,10 +253,13 @@ impl Site {
     ) -> Result<State, Refusal> {
         let (argv, env, working_dir) = self.seen(container, argv, walls.is_some());
         let flags = if walls.is_some() { libc::CLONE_NEWPID } else { 0 };
+        let users = container.user.zip(walls.as_ref()).map(|(user, (_, cell))| Ok((user, users(user, cell.user)?)));
+        let users = users.transpose().map_err(failed("make a user namespace"))?;
         let entered = walls.as_ref().map(|(net, cell)| {
             let mnt = cell.root.as_ref().expect("a new cell has a root");
             let way = Way::First { net: &net.net, ipc: &net.ipc, uts: &net.uts, mnt };
-            Walls { user: cell.user, doors: &cell.cgroup.doors, way }
+            let seen = users.as_ref().map(|(user, users)| (*user, users));
+            Walls { user: cell.user, seen, doors: &cell.cgroup.doors, way }
         });
         let entry = Entry {
             argv: &argv,

@@ -267,12 +267,12 @@ pub fn drop_capabilities() -> io::Result<()> {
 }
 
 /// Takes this user and group, and no other group.
-pub fn become_user(id: u32) -> io::Result<()> {
+pub fn become_user(user: u32, group: u32) -> io::Result<()> {
     // SAFETY: an empty list of groups may be null; the others take numbers.
     unsafe {
         check(libc::setgroups(0, ptr::null()).into())?;
-        check(libc::setresgid(id, id, id).into())?;
-        check(libc::setresuid(id, id, id).into()).map(drop)
+        check(libc::setresgid(group, group, group).into())?;
+        check(libc::setresuid(user, user, user).into()).map(drop)
     }
 }
 

@@ -126,6 +126,7 @@ fn start(site: &Site, member: &Member, visit: &Visit, fds: &[OwnedFd]) -> Result
         ready: None,
         walls: isolated.zip(doors.as_ref()).map(|((cell, _), doors)| Walls {
             user: cell.user,
+            seen: visit.container.user.map(|user| (user, pidfd)),
             doors,
             way: Way::Beside(pidfd),
         }),

@@ -226,6 +226,7 @@ pub fn exec(uid: &str, argv: Vec<String>) -> SandboxSpec {
         name: "main".to_owned(),
         root: Root::Host,
         program: Program::Exec { argv },
+        user: None,
         env: vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
         working_dir: "/".to_owned(),
         mounts: vec![],

@@ -58,6 +58,49 @@ pub async fn an_image_is_the_root() {
     assert_eq!(files(&image), before);
 }
 
+pub async fn an_image_has_its_own_user() {
+    let platform = Platform::start().await;
+    let image = image(&platform);
+    let script = "
+        while read name real effective rest; do
+            [ \"$name\" = Uid: ] && echo user $real $effective
+            [ \"$name\" = Gid: ] && echo group $real $effective
+            [ \"$name\" = CapBnd: ] && echo capabilities $real
+        done < /proc/self/status
+        echo x > /etc/own && echo x > /tmp/t && echo written
+        echo x > /proc/sys/kernel/hostname || echo kept out";
+    let mut spec = of(&image, "a", script, false);
+    spec.containers[0].user = Some(User { user: 2020, group: 7 });
+    let (text, exit) = platform.run(spec).await;
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("/bin/sh")).collect();
+    let want = ["user 2020 2020", "group 7 7", "capabilities 0000000000000000", "written", "kept out"];
+    assert_eq!(lines, want, "{text} {exit:?}");
+}
+
+pub async fn a_container_sees_its_own_limits() {
+    let platform = Platform::start().await;
+    let image = image(&platform);
+    let script = "
+        for file in memory/memory.limit_in_bytes cpu/cpu.shares memory.max cpu.weight; do
+            file=/sys/fs/cgroup/$file
+            [ -e $file ] || continue
+            read value < $file; echo $value
+            echo 7 > $file && echo changed
+        done
+        echo end";
+    for root in [Root::Image { folder: image.clone(), read_only: false }, Root::Host] {
+        let mut spec = of(&image, "a", script, false);
+        spec.containers[0].root = root;
+        spec.containers[0].limits.memory_bytes = Some(64 << 20);
+        spec.containers[0].limits.cpu_request_millis = Some(500);
+        let (text, exit) = platform.run(spec).await;
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("/bin/sh")).collect();
+        let weight = lines.get(1).copied().unwrap_or_default();
+        assert!(["512", "20"].contains(&weight), "{text} {exit:?}");
+        assert_eq!(lines, ["67108864", weight, "end"], "{text}");
+    }
+}
+
 pub async fn an_image_may_be_read_only() {
     let platform = Platform::start().await;
     let image = image(&platform);
