@@ -51,6 +51,8 @@ const DEVICES: &[(&str, u32, u32)] = &[
 ];
 /// Where a new root is put together; only ever seen inside its own namespace.
 pub const WORKSHOP: &str = "/run/dhow/root";
+/// Terminals of its own that a container may make: shells and tests do.
+const TERMINALS: &str = "newinstance,ptmxmode=0666,mode=0620,max=64";
 /// Shared memory of a pod; it counts as the memory of whoever writes it.
 const SHM: &str = "size=67108864,nr_inodes=4096,mode=1777";
 
@@ -316,9 +318,13 @@ fn devices() -> io::Result<()> {
         ("/dev/stdin", "/proc/self/fd/0"),
         ("/dev/stdout", "/proc/self/fd/1"),
         ("/dev/stderr", "/proc/self/fd/2"),
+        ("/dev/ptmx", "pts/ptmx"),
     ] {
         symlink(target, path)?;
     }
+    fs::create_dir("/dev/pts")?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount(Some("devpts"), "/dev/pts", Some("devpts"), flags, Some(TERMINALS))?;
     fs::create_dir("/dev/shm")?;
     tmpfs("/dev/shm", MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, SHM)?;
     fs::set_permissions("/dev/shm", Permissions::from_mode(0o1777))?;
