@@ -20,6 +20,8 @@ const MAX_RETRY: SignedDuration = SignedDuration::from_secs(30);
 /// What a pod gets that was never ready: it has no request in hand, and as the first process of its pid namespace it
 /// ignores the signal to end until it has got to install a handler.
 const UNREADY_GRACE: Duration = Duration::from_secs(1);
+/// What is left of a run gets that is over: nothing is sent to it any more, and somebody waits for the next run.
+const OVER_GRACE: Duration = Duration::from_secs(10);
 /// What a pod gets that was deleted without grace, or behind our back.
 const GONE_GRACE: Duration = Duration::from_secs(1);
 /// What Kubernetes gives a pod that does not say.
@@ -173,7 +175,7 @@ fn after(end: &Ended, inputs: &Inputs<'_>) -> Step {
     let due = restart_at(end, history.failures);
     // What outlived the end goes first: of several containers, or one whose probes failed.
     if history.held && inputs.sandbox.is_some_and(|sandbox| !sandbox.is_exited()) {
-        return stop(grace(inputs.pod), inputs);
+        return stop(grace(inputs.pod).min(OVER_GRACE), inputs);
     }
     if restarts && due > inputs.now {
         return Step::Wait(Some(due));
