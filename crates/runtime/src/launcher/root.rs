@@ -176,7 +176,7 @@ impl Roots {
                 Some((image, _)) => {
                     let resolvers = fs::read("/etc/resolv.conf")?;
                     let places: Vec<_> =
-                        wanted.mounts.iter().zip(&trees).map(|(m, (_, kind))| (&*m.inside, *kind)).collect();
+                        wanted.mounts.iter().zip(&trees).map(|(m, (_, kind))| (m.inside, *kind)).collect();
                     image.become_root(wanted.user, &options, &resolvers, &places)?;
                 }
             }
@@ -184,7 +184,7 @@ impl Roots {
             fs::write("/etc/hostname", format!("{}\n", wanted.host_name))?;
             for (mount, (tree, kind)) in wanted.mounts.iter().zip(&trees) {
                 let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", mount.inside));
-                let target = make(Path::new("/"), &mount.inside, *kind).map_err(named)?;
+                let target = make(Path::new("/"), mount.inside, *kind).map_err(named)?;
                 sys::move_mount(tree.as_fd(), target.as_fd()).map_err(named)?;
             }
             match image {
