@@ -1,7 +1,8 @@
 #!/bin/sh
-# Runs Knative Serving's own conformance tests, out of a checkout of its repository, against a `dhow up` of this machine, with
-# the suite's own images. Usage: serving.sh CHECKOUT SUITE [FLAGS OF THE TEST], as root and with Go, where SUITE is api/v1,
-# api/v1beta1 or runtime, and a flag of the test is for example -test.run=TestRoute; target/debug/dhow is built first.
+# Runs Knative Serving's own tests, out of a checkout of its repository, against a `dhow up` of this machine, with
+# the suite's own images. Usage: serving.sh CHECKOUT SUITE [FLAGS OF THE TEST], as root and with Go, where SUITE is a
+# folder below its test/, such as conformance/api/v1, conformance/runtime or e2e/initcontainers, and a flag of the test is for
+# example -test.run=TestRoute; target/debug/dhow is built first.
 set -eu
 checkout=$(cd "$1" && pwd)
 suite=$2
@@ -38,6 +39,6 @@ export GATEWAY_OVERRIDE=gateway GATEWAY_NAMESPACE_OVERRIDE=knative-serving SYSTE
 cd "$checkout"
 # All at once, or each that fails holds the others up for the ten minutes that it waits.
 # shellcheck disable=SC2086
-go test -v -mod=vendor -tags=e2e -count=1 -timeout 60m "./test/conformance/$suite" -args -kubeconfig "$KUBECONFIG" -disable-logstream \
+go test -v -mod=vendor -tags=e2e -count=1 -timeout 60m "./test/$suite" -args -kubeconfig "$KUBECONFIG" -disable-logstream \
     -enable-alpha -enable-beta -ingressendpoint 127.0.0.1 -dockerrepo "$registry/serving-tests" -tag latest \
     -imagetemplate '{{.Repository}}/{{.Name}}:{{.Tag}}' -test.parallel 40 $flags

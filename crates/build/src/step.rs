@@ -153,6 +153,7 @@ fn sandbox(step: &Step) -> SandboxSpec {
     };
     let container = ContainerSpec {
         name: CONTAINER.into(),
+        init: false,
         root: Root::Host,
         program: Program::Exec { argv: step.argv.clone() },
         user: None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
-use runtime::{Exit, ExitReason, Phase, Sandbox};
+use runtime::{Container, Exit, ExitReason, Phase, Sandbox};
 
 /// The wait before the second restart in a row; it doubles with each one.
 const BACKOFF: SignedDuration = SignedDuration::from_secs(10);
@@ -257,17 +257,17 @@ pub fn restart_at(end: &Ended, failures: u32) -> Timestamp {
 
 /// Whether a run has ended: all its containers have, or one that is to be started again.
 pub fn is_over(sandbox: &Sandbox, policy: RestartPolicy) -> bool {
-    let again = |(_, exit): (&str, &Exit)| match policy {
-        RestartPolicy::Always => true,
+    let again = |(container, exit): (&Container, &Exit)| match policy {
+        RestartPolicy::Always => !container.init || exit.code != 0,
         RestartPolicy::OnFailure => exit.code != 0,
         RestartPolicy::Never => false,
     };
     sandbox.is_exited() || exits(sandbox).any(again)
 }
 
-fn exits(sandbox: &Sandbox) -> impl Iterator<Item = (&str, &Exit)> {
+fn exits(sandbox: &Sandbox) -> impl Iterator<Item = (&Container, &Exit)> {
     sandbox.containers.iter().filter_map(|container| match &container.phase {
-        Phase::Exited(exit) => Some((container.name.as_str(), exit)),
+        Phase::Exited(exit) => Some((container, exit)),
         _ => None,
     })
 }
@@ -281,11 +281,12 @@ pub fn began(sandbox: &Sandbox) -> Option<Timestamp> {
 }
 
 impl Ended {
-    /// How a run that is over ended: by the first of its containers that failed, or else that ended.
+    /// How a run that is over ended: by the first of its containers that failed, or else by the first that was not there only
+    /// to be waited for.
     pub fn of(sandbox: &Sandbox) -> Option<Self> {
-        let mut all: Vec<Self> = exits(sandbox).map(|(name, exit)| Self::new(name, exit)).collect();
-        all.sort_by_key(|ended| (ended.code == 0, ended.finished));
-        let mut all = all.into_iter();
+        let mut all: Vec<_> = exits(sandbox).collect();
+        all.sort_by_key(|(container, exit)| (exit.code == 0, exit.code == 0 && container.init));
+        let mut all = all.into_iter().map(|(container, exit)| Self::new(&container.name, exit));
         let first = all.next()?;
         Some(Self { beside: all.collect(), ..first })
     }
@@ -302,7 +303,8 @@ impl Ended {
             started: began(sandbox).unwrap_or(now),
             finished: now,
         };
-        let others = exits(sandbox).filter(|(other, _)| *other != name).map(|(name, exit)| Self::new(name, exit));
+        let others = exits(sandbox).filter(|(other, _)| other.name != name);
+        let others = others.map(|(container, exit)| Self::new(&container.name, exit));
         Self { beside: others.collect(), ..own }
     }
 
@@ -403,7 +405,7 @@ mod tests {
     }
 
     fn sandbox(phase: Phase) -> Sandbox {
-        let containers = vec![runtime::Container { name: "c".into(), phase }];
+        let containers = vec![Container { name: "c".into(), init: false, phase }];
         Sandbox { uid: "u".into(), namespace: "n".into(), name: "p".into(), address: None, containers }
     }
 

@@ -30,7 +30,7 @@ const MEMBERS: [&str; 10] = [
     "podIPs",
     "startTime",
 ];
-const CONTAINERS: &str = "containerStatuses";
+const CONTAINERS: [&str; 2] = ["containerStatuses", "initContainerStatuses"];
 
 pub struct Inputs<'a> {
     pub pod: &'a Pod,
@@ -45,8 +45,11 @@ pub struct Inputs<'a> {
 /// The whole status, keeping what others wrote into it.
 pub fn render(inputs: &Inputs<'_>) -> PodStatus {
     let before = inputs.pod.status.clone().unwrap_or_default();
-    let containers = inputs.pod.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default();
+    let spec = inputs.pod.spec.as_ref();
+    let containers = spec.map(|s| s.containers.as_slice()).unwrap_or_default();
     let statuses: Vec<ContainerStatus> = containers.iter().map(|c| container(c, inputs)).collect();
+    let inits = spec.and_then(|s| s.init_containers.as_ref()).filter(|inits| !inits.is_empty());
+    let inits = inits.map(|inits| inits.iter().map(|c| ContainerStatus { started: None, ..container(c, inputs) }));
     let ready = !is_deleting(inputs.pod) && !statuses.is_empty() && statuses.iter().all(|s| s.ready);
     let phase = phase(inputs);
     let address = inputs.sandbox.and_then(|s| s.address.as_ref());
@@ -58,6 +61,7 @@ pub fn render(inputs: &Inputs<'_>) -> PodStatus {
     let mut status = PodStatus {
         conditions: Some(conditions(inputs, phase, ready, &before)),
         container_statuses: Some(statuses),
+        init_container_statuses: inits.map(Iterator::collect),
         host_ip: Some(host.clone()),
         host_ips: Some(vec![HostIP { ip: host }]),
         pod_ips: ip.clone().map(|ip| vec![PodIP { ip }]),
@@ -118,8 +122,10 @@ fn container(container: &Container, inputs: &Inputs<'_>) -> ContainerStatus {
             running(*since)
         }
         (None, Some(Phase::Exited(exit))) => terminated(&Ended::new(&container.name, exit), inputs),
-        (None, _) => match &history.trouble {
+        (None, phase) => match &history.trouble {
             Some(trouble) => waiting(trouble.reason, Some(trouble.message.clone())),
+            // Its sandbox is there: it waits for a container before it.
+            None if phase.is_some() => waiting(reason::INITIALIZING, None),
             None => waiting(reason::CREATING, None),
         },
     };
@@ -211,10 +217,17 @@ fn conditions(inputs: &Inputs<'_>, phase: &str, ready: bool, before: &PodStatus)
             ..PodCondition::default()
         }
     };
-    let ours = [true, true, ready, ready];
+    let ours = [true, is_initialized(inputs), ready, ready];
     let mut all: Vec<PodCondition> = CONDITIONS.iter().zip(ours).map(|(t, status)| condition(t, status)).collect();
     all.extend(old.iter().filter(|c| !CONDITIONS.contains(&c.type_.as_str())).cloned());
     all
+}
+
+/// Whether the containers that the others wait for have ended well.
+fn is_initialized(inputs: &Inputs<'_>) -> bool {
+    let none = inputs.pod.spec.as_ref().is_none_or(|spec| spec.init_containers.as_ref().is_none_or(Vec::is_empty));
+    let ended = |c: &runtime::Container| !c.init || matches!(&c.phase, Phase::Exited(exit) if exit.code == 0);
+    none || inputs.sandbox.is_some_and(|sandbox| sandbox.containers.iter().all(ended))
 }
 
 fn unready(inputs: &Inputs<'_>) -> String {
@@ -237,7 +250,7 @@ fn unready(inputs: &Inputs<'_>) -> String {
 /// The merge patch from what is there to what is wanted, below `status`; `None` when they are equal.
 pub fn changes(there: &Value, wanted: &Value) -> Option<Value> {
     let mut patch = Map::new();
-    for member in MEMBERS.iter().chain([&CONTAINERS]) {
+    for member in MEMBERS.iter().chain(&CONTAINERS) {
         match (there.get(member), wanted.get(member)) {
             (is, Some(want)) if is != Some(want) => patch.insert((*member).to_owned(), want.clone()),
             (Some(Value::Null), None) => None,
@@ -263,13 +276,8 @@ pub fn is_urgent(there: &Value, wanted: &Value) -> bool {
         (ended, why(container))
     };
     let all = |status: &Value| {
-        status[CONTAINERS]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(told)
-            .filter(|told| *told != NOTHING)
-            .collect::<Vec<_>>()
+        let statuses = CONTAINERS.iter().filter_map(|member| status[*member].as_array()).flatten();
+        statuses.map(told).filter(|told| *told != NOTHING).collect::<Vec<_>>()
     };
     ready(there) != ready(wanted) || over(there) != over(wanted) || all(there) != all(wanted)
 }
@@ -295,7 +303,7 @@ mod tests {
     }
 
     fn sandbox(phase: Phase) -> Sandbox {
-        let containers = vec![runtime::Container { name: "c".into(), phase }];
+        let containers = vec![runtime::Container { name: "c".into(), init: false, phase }];
         let address = Some(Address::Ip("10.1.2.3:8080".parse().unwrap()));
         Sandbox { uid: "u".into(), namespace: "ns".into(), name: "p".into(), address, containers }
     }

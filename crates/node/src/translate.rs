@@ -27,6 +27,7 @@ pub mod reason {
     pub const CONFIG: &str = "CreateContainerConfigError";
     pub const CREATE: &str = "CreateContainerError";
     pub const CREATING: &str = "ContainerCreating";
+    pub const INITIALIZING: &str = "PodInitializing";
     pub const CRASH_LOOP: &str = "CrashLoopBackOff";
 }
 
@@ -59,8 +60,9 @@ pub struct Accepted {
     pub images: Vec<ImageRef>,
 }
 
+/// All of a pod's containers: those that the others wait for, and then the others.
 pub fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
-    spec.containers.iter()
+    spec.init_containers.iter().flatten().chain(&spec.containers)
 }
 
 /// Reads the manifest alone; `classes` are the runtime classes of the Providers, `registry` the built-in one's host.
@@ -74,9 +76,6 @@ pub fn accept(pod: &Pod, classes: &[&str], registry: &str) -> Result<Accepted, R
     };
     if classes.is_empty() {
         return Err(no_provider("this node has no Provider"));
-    }
-    if spec.init_containers.as_ref().is_some_and(|c| !c.is_empty()) {
-        return Err(no_provider("init containers are not run here"));
     }
     unsupported(spec)?;
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
@@ -115,8 +114,9 @@ fn unsupported(spec: &PodSpec) -> Result<(), Refusal> {
         ("hostIPC", spec.host_ipc == Some(true)),
     ];
     refuse_set("the pod", &of_pod)?;
-    spec.containers.iter().try_for_each(|container| {
+    containers(spec).try_for_each(|container| {
         let found = [
+            ("restartPolicy", container.restart_policy.is_some()),
             ("volumeDevices", container.volume_devices.as_ref().is_some_and(|m| !m.is_empty())),
             ("lifecycle", container.lifecycle.is_some()),
         ];
@@ -138,8 +138,12 @@ pub struct Part {
 
 /// What the Provider is asked for: `parts` are in the order of [`containers`].
 pub fn sandbox(pod: &Pod, volumes: Vec<Volume>, parts: Vec<Part>, defaults: &Limits) -> Result<SandboxSpec, Refusal> {
-    let made =
-        containers(spec(pod)?).zip(parts).map(|(container, part)| part_of(spec(pod)?, container, part, defaults));
+    let spec = spec(pod)?;
+    let inits = spec.init_containers.as_ref().map_or(0, Vec::len);
+    let made = containers(spec).zip(parts).enumerate();
+    let made = made.map(|(i, (container, part))| {
+        Ok(ContainerSpec { init: i < inits, ..part_of(spec, container, part, defaults)? })
+    });
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     Ok(SandboxSpec {
         uid: text(&pod.metadata.uid),
@@ -168,6 +172,7 @@ fn part_of(
     let working_dir = working_dir.into_iter().find(|folder| !folder.is_empty()).unwrap_or(run.working_dir);
     Ok(ContainerSpec {
         name: container.name.clone(),
+        init: false,
         root: run.root,
         program: run.program,
         working_dir: working_dir.to_owned(),
@@ -344,7 +349,8 @@ mod tests {
         let second = json!({"name": "b", "image": format!("{REGISTRY}/other/hello@{}", digest())});
         let add = |p: &mut Value| p["spec"]["containers"].as_array_mut().unwrap().push(second.clone());
         check("second", &add, "ImageForbidden");
-        check("init", &|p| p["spec"]["initContainers"] = json!([{"name": "i"}]), "NoProvider: init");
+        let sidecar = json!([{"name": "i", "restartPolicy": "Always"}]);
+        check("sidecar", &|p| p["spec"]["initContainers"] = sidecar.clone(), "container i: restartPolicy cannot");
         let devices = json!([{"name": "v", "devicePath": "/v"}]);
         check("device", &|p| p["spec"]["containers"][0]["volumeDevices"] = devices.clone(), "volumeDevices cannot");
         check("host", &|p| p["spec"]["hostNetwork"] = true.into(), "the pod: hostNetwork cannot");

@@ -314,6 +314,7 @@ mod tests {
             self.0.script(uid, script);
             let container = ContainerSpec {
                 name: "main".into(),
+                init: false,
                 root: Root::Host,
                 program: Program::Exec { argv: vec!["/bin/true".into()] },
                 user: None,

@@ -388,6 +388,7 @@ fn new_sandbox(spec: &SandboxSpec, number: u32, now: Timestamp) -> Sandbox {
     let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 250, 0, 0)) + number);
     let container = |c: &ContainerSpec| Container {
         name: c.name.clone(),
+        init: c.init,
         phase: Phase::Running { since: now, ready: c.serve == Serve::Nothing },
     };
     Sandbox {

@@ -85,7 +85,7 @@ pub struct Volume {
 pub struct VolumeFile {
     /// Below the volume's own folder, without `.` and `..`.
     pub path: String,
-    /// What the owner may read or run, any container of the sandbox may: they share no user.
+    /// What the owner may read or run, the containers may as well: their user, who is not known yet, is not the owner.
     pub mode: u32,
     pub content: Bytes,
 }
@@ -102,6 +102,8 @@ pub enum Network {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ContainerSpec {
     pub name: String,
+    /// Whether those after it start only once it has ended well. If it ends otherwise, they never start: they end, too.
+    pub init: bool,
     pub root: Root,
     pub program: Program,
     /// Who its processes take themselves for, if not for the user that the sandbox happens to have here.
@@ -212,6 +214,7 @@ pub enum Address {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
     pub name: String,
+    pub init: bool,
     pub phase: Phase,
 }
 
@@ -244,8 +247,8 @@ pub enum ExitReason {
 
 impl Sandbox {
     pub fn is_ready(&self) -> bool {
-        !self.containers.is_empty()
-            && self.containers.iter().all(|c| matches!(c.phase, Phase::Running { ready: true, .. }))
+        let mut serving = self.containers.iter().filter(|c| !c.init).peekable();
+        serving.peek().is_some() && serving.all(|c| matches!(c.phase, Phase::Running { ready: true, .. }))
     }
 
     pub fn is_exited(&self) -> bool {

@@ -88,9 +88,15 @@ pub enum Report {
     Failed {
         reason: String,
     },
+    /// Its containers run, up to the first that others wait for.
     Created {
         uid: String,
         address: Option<Address>,
+    },
+    /// A container that had waited runs.
+    Started {
+        uid: String,
+        container: usize,
     },
     Refused {
         uid: String,

@@ -67,6 +67,8 @@ fn main() {
         volumes_are_filled,
         volumes_are_shared_and_bounded,
         a_volume_does_not_lead_out,
+        init_containers_are_waited_for,
+        what_waited_serves,
         measure_cold_starts,
     ]);
 }

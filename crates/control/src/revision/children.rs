@@ -123,6 +123,11 @@ fn pod_spec(revision: &Revision, cluster: Option<&Cluster>, digests: &Digests) -
             }]);
         }
     }
+    for container in pod.init_containers.iter_mut().flatten() {
+        if let Some(Ok(pinned)) = digests.get(&container.name) {
+            container.image = Some(pinned.clone());
+        }
+    }
     pod.termination_grace_period_seconds = Some(revision.spec.timeout());
     if let Some(cluster) = cluster {
         for_kubelet(&mut pod, serving, port, cluster);

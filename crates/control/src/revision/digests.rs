@@ -24,7 +24,9 @@ pub type Digests = BTreeMap<String, Result<String, String>>;
 pub async fn find(tags: Arc<dyn Tags>, revision: Arc<Revision>) -> Digests {
     let mut found = Digests::new();
     let namespace = revision.metadata.namespace.clone().unwrap_or_default();
-    for container in revision.spec.pod.containers.iter().filter(|container| !is_pinned(container)) {
+    let pod = &revision.spec.pod;
+    let containers = pod.init_containers.iter().flatten().chain(&pod.containers);
+    for container in containers.filter(|container| !is_pinned(container)) {
         let image = container.image.clone().unwrap_or_default();
         let known = known(&revision, &container.name).map(|image| Ok(Some(image)));
         let pinned = match known {
@@ -45,6 +47,7 @@ pub fn is_pinned(container: &Container) -> bool {
 
 /// What the Revision's status says that a container runs.
 pub fn known(revision: &Revision, container: &str) -> Option<String> {
-    let statuses = revision.status.as_ref()?.container_statuses.iter();
+    let status = revision.status.as_ref()?;
+    let statuses = status.container_statuses.iter().chain(&status.init_container_statuses);
     statuses.filter(|status| status.name.as_deref() == Some(container)).find_map(|status| status.image_digest.clone())
 }

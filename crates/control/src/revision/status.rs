@@ -33,7 +33,9 @@ pub fn status(inputs: &Inputs, now: Timestamp) -> RevisionStatus {
     let revision = inputs.revision.as_ref();
     let mut status = revision.status.clone().unwrap_or_default();
     status.observed_generation = generation_of(revision);
-    status.container_statuses = container_statuses(inputs);
+    let pod = &revision.spec.pod;
+    status.container_statuses = container_statuses(inputs, &pod.containers);
+    status.init_container_statuses = container_statuses(inputs, pod.init_containers.as_deref().unwrap_or_default());
     let autoscaler = inputs.autoscaler.as_ref().and_then(|a| a.status.clone()).unwrap_or_default();
     status.actual_replicas = autoscaler.actual_scale;
     status.desired_replicas = autoscaler.desired_scale;
@@ -141,9 +143,13 @@ fn exited(container: &ContainerStatus) -> Option<Trouble> {
 
 /// Each container with the digest it runs: from its image when pinned there, else what its tag named when it was looked up,
 /// else from what a node pulled.
-fn container_statuses(inputs: &Inputs) -> Vec<serving::ContainerStatus> {
+fn container_statuses(inputs: &Inputs, containers: &[Container]) -> Vec<serving::ContainerStatus> {
     let pulled = |name: &str| {
-        let statuses = inputs.pods.iter().filter_map(|p| p.status.as_ref()?.container_statuses.as_ref()).flatten();
+        let statuses = inputs
+            .pods
+            .iter()
+            .filter_map(|p| p.status.as_ref())
+            .flat_map(|status| status.container_statuses.iter().chain(&status.init_container_statuses).flatten());
         let mut ids = statuses.filter(|c| c.name == name).map(|c| c.image_id.trim_start_matches("docker-pullable://"));
         ids.find(|id| id.contains("@sha256:")).map(str::to_owned)
     };
@@ -155,6 +161,8 @@ fn container_statuses(inputs: &Inputs) -> Vec<serving::ContainerStatus> {
             known(&inputs.revision, name).or_else(|| found(name)).or_else(|| pulled(name))
         }
     };
-    let containers = inputs.revision.spec.pod.containers.iter();
-    containers.map(|c| serving::ContainerStatus { name: Some(c.name.clone()), image_digest: digest(c) }).collect()
+    containers
+        .iter()
+        .map(|c| serving::ContainerStatus { name: Some(c.name.clone()), image_digest: digest(c) })
+        .collect()
 }

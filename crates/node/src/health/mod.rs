@@ -15,7 +15,7 @@ use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use probe::{Check, Connect, How};
 use runtime::{Command, Connection, Output, Provider, Sandbox};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 pub use self::plan::Probes;
@@ -37,13 +37,16 @@ pub struct Health {
     heard: mpsc::UnboundedReceiver<News>,
     /// Of the containers that are ready only when their probes say so.
     ready: HashMap<String, bool>,
+    /// Tells the questions that their container runs: it may have to wait for others.
+    runs: HashMap<String, watch::Sender<bool>>,
 }
 
 impl Health {
     /// `None` for a pod without probes.
     pub fn watch(pod: &Pod, provider: &Arc<dyn Provider>) -> Option<Self> {
         let (tell, heard) = mpsc::unbounded_channel();
-        let mut health = Self { questions: FuturesUnordered::new(), heard, ready: HashMap::new() };
+        let mut health =
+            Self { questions: FuturesUnordered::new(), heard, ready: HashMap::new(), runs: HashMap::new() };
         for container in pod.spec.iter().flat_map(translate::containers) {
             // A pod whose probes cannot be made was refused.
             let Ok(probes) = Probes::of(container) else { continue };
@@ -51,8 +54,14 @@ impl Health {
                 health.ready.insert(container.name.clone(), false);
             }
             if !probes.is_empty() {
-                let asked = Asked::new(pod, container, provider.clone());
-                health.questions.push(Box::pin(asked.attend(probes, tell.clone())));
+                let (runs, mut running) = watch::channel(false);
+                health.runs.insert(container.name.clone(), runs);
+                let (asked, tell) = (Asked::new(pod, container, provider.clone()), tell.clone());
+                health.questions.push(Box::pin(async move {
+                    if running.wait_for(|runs| *runs).await.is_ok() {
+                        asked.attend(probes, tell).await;
+                    }
+                }));
             }
         }
         (!health.questions.is_empty()).then_some(health)
@@ -77,6 +86,7 @@ impl Health {
     pub fn judge(&self, sandbox: &mut Sandbox) {
         for container in &mut sandbox.containers {
             if let runtime::Phase::Running { ready, .. } = &mut container.phase {
+                self.runs.get(&container.name).iter().for_each(|runs| _ = runs.send_replace(true));
                 *ready &= self.ready.get(&container.name).copied().unwrap_or(true);
             }
         }

@@ -27,7 +27,8 @@ const STOCK_BUSY: usize = 16;
 
 /// What belongs to one container.
 pub struct Cell {
-    number: u32,
+    /// Of its user; absent where the sandbox holds it, since several containers share it.
+    number: Option<u32>,
     pub user: u32,
     /// Held by the container's processes alone once they run.
     pub root: Option<OwnedFd>,
@@ -35,6 +36,11 @@ pub struct Cell {
 }
 
 impl Cell {
+    /// The number of its user, for a sandbox that outlives this container.
+    pub fn lend(&mut self) -> Option<(u32, u32)> {
+        self.number.take().map(|number| (number, self.user))
+    }
+
     /// Lets go of every handle that was needed to start the container.
     pub fn started(&mut self) {
         self.root = None;
@@ -167,6 +173,7 @@ impl Isolation {
         volumes: &Held,
         host_name: &str,
         address: Option<Ipv4Addr>,
+        user: Option<u32>,
     ) -> io::Result<Cell> {
         let mut mounts = vec![];
         for mount in &spec.mounts {
@@ -174,13 +181,20 @@ impl Isolation {
             mounts.push(Placed { host: volumes.place(mount)?, inside: &mount.inside, writable: mount.writable, given });
         }
         mounts.sort_by_key(|mount| mount.inside.split('/').count());
-        let cell = match self.stock.0.pop_front() {
+        let mut cell = match self.stock.0.pop_front() {
             Some(cell) => cell,
             None => self.make_cell()?,
         };
+        let made_for = cell.user;
+        if let Some(user) = user {
+            // Its own is nobody's for the time being.
+            self.give_back(cell.number.take());
+            cell.user = user;
+        }
         let named = address.map_or_else(String::new, |a| format!("{a} {host_name}\n"));
         let furniture = Furniture {
             user: cell.user,
+            made_for,
             root: &spec.root,
             mounts: &mounts,
             tmp_bytes: spec.limits.tmp_bytes,
@@ -198,10 +212,17 @@ impl Isolation {
         }
     }
 
+    /// A user that no process has any more.
+    pub fn give_back(&mut self, number: Option<u32>) {
+        if let Some(number) = number {
+            self.cells.give_back(number);
+        }
+    }
+
     /// Gives a cell back after its last process; whatever is still in its cgroup is killed.
     pub fn release_cell(&mut self, mut cell: Cell) {
         match cell.cgroup.remove() {
-            true => self.cells.give_back(cell.number),
+            true => self.give_back(cell.number),
             false => {
                 cell.cgroup.kill();
                 self.leftovers.push(cell);
@@ -263,7 +284,7 @@ impl Isolation {
         let user = self.ground.uid_base + number;
         let cell = self.tree.make(&format!("c{number}")).and_then(|mut cgroup| {
             match self.roots.make(&self.home, user, &self.tree.views(&cgroup)) {
-                Ok(root) => Ok(Cell { number, user, root: Some(root), cgroup }),
+                Ok(root) => Ok(Cell { number: Some(number), user, root: Some(root), cgroup }),
                 Err(e) => {
                     cgroup.remove();
                     Err(e)

@@ -217,7 +217,7 @@ impl Launcher {
 
     fn obey(&mut self, request: Request, fds: Vec<OwnedFd>) -> io::Result<()> {
         match request {
-            Request::Create(spec) => self.create(&spec, fds),
+            Request::Create(spec) => self.create(*spec, fds),
             Request::Stop { uid, grace_ms } => self.stop(uid, grace_ms),
             Request::Permit { address } => {
                 if let Err(e) = self.site.permit(address) {
@@ -252,7 +252,7 @@ impl Launcher {
         }
     }
 
-    fn create(&mut self, spec: &SandboxSpec, fds: Vec<OwnedFd>) -> io::Result<()> {
+    fn create(&mut self, spec: SandboxSpec, fds: Vec<OwnedFd>) -> io::Result<()> {
         let uid = spec.uid.clone();
         if let Some(sandbox) = self.sandboxes.get(&uid) {
             return self.report(&Report::Created { uid, address: sandbox.address.clone() });
@@ -260,18 +260,79 @@ impl Launcher {
         let made = self.site.make(spec, fds, &mut self.zygotes);
         match made {
             Ok(sandbox) => {
-                for (place, member) in sandbox.members.iter().enumerate() {
-                    match &member.state {
-                        State::Running { pid, .. } => drop(self.pids.insert(*pid, (uid.clone(), place))),
-                        State::Asked { request, .. } => drop(self.requests.insert(*request, (uid.clone(), place))),
-                        State::Ended => {}
-                    }
-                }
                 self.sandboxes.insert(uid.clone(), sandbox);
+                self.register(&uid, 0);
                 self.announce(&uid)
             }
             Err(refusal) => self.report(&Report::Refused { uid, refusal }),
         }
+    }
+
+    /// Remembers whose the processes of a sandbox's members are, from this one on.
+    fn register(&mut self, uid: &str, first: usize) {
+        let members = self.sandboxes.get(uid).into_iter().flat_map(|sandbox| sandbox.members.iter().enumerate());
+        for (place, member) in members.skip(first) {
+            let place = (uid.to_owned(), place);
+            match &member.state {
+                State::Running { pid, .. } => drop(self.pids.insert(*pid, place)),
+                State::Asked { request, .. } => drop(self.requests.insert(*request, place)),
+                State::Ended => {}
+            }
+        }
+    }
+
+    /// A container that others waited for has ended: they start, or never will.
+    fn go_on(&mut self, uid: &str, well: bool) -> io::Result<()> {
+        let Some(sandbox) = self.sandboxes.get_mut(uid) else { return Ok(()) };
+        if !well || sandbox.stopping.is_some() {
+            return self.abandon(uid);
+        }
+        let Some(mut rest) = sandbox.rest.take() else { return Ok(()) };
+        let first = sandbox.members.len();
+        let made = self.site.go_on(&mut rest, &mut sandbox.holdings, &mut sandbox.members, &mut self.zygotes);
+        let mut started = vec![];
+        for (container, member) in sandbox.members.iter_mut().enumerate().skip(first) {
+            let uid = uid.to_owned();
+            started.extend(match member.state {
+                State::Running { .. } => Some(Report::Started { uid, container }),
+                State::Asked { .. } => None,
+                State::Ended => {
+                    let status = Status::Code(enter::COULD_NOT_START);
+                    Some(Report::Exited { uid, container, status, out_of_memory: false })
+                }
+            });
+            if matches!(member.state, State::Ended)
+                && let Some(cell) = member.cell.take()
+            {
+                self.site.release_cell(cell);
+            }
+        }
+        if !rest.containers.is_empty() {
+            sandbox.rest = Some(rest);
+        }
+        self.register(uid, first);
+        started.iter().try_for_each(|report| self.report(report))?;
+        match made {
+            Ok(()) => Ok(()),
+            Err(refusal) => {
+                self.notice(format!("a container of sandbox {uid} was not started: {refusal:?}"))?;
+                self.abandon(uid)
+            }
+        }
+    }
+
+    /// Gives up the containers of a sandbox that have not started: to everybody else they were killed.
+    fn abandon(&mut self, uid: &str) -> io::Result<()> {
+        let Some(sandbox) = self.sandboxes.get_mut(uid) else { return Ok(()) };
+        let Some(rest) = sandbox.rest.take() else { return Ok(()) };
+        let places = (sandbox.members.len()..).take(rest.containers.len());
+        drop(rest);
+        places
+            .map(|container| {
+                let status = Status::Signal(libc::SIGKILL);
+                Report::Exited { uid: uid.to_owned(), container, status, out_of_memory: false }
+            })
+            .try_for_each(|report| self.report(&report))
     }
 
     /// Says that a sandbox exists once all its processes do.
@@ -287,6 +348,7 @@ impl Launcher {
     }
 
     fn stop(&mut self, uid: String, grace_ms: u64) -> io::Result<()> {
+        self.abandon(&uid)?;
         let Some(sandbox) = self.sandboxes.get_mut(&uid) else { return self.report(&Report::Stopped { uid }) };
         let kill_at = sys::monotonic_ms() + grace_ms;
         sandbox.stopping = Some(sandbox.stopping.map_or(kill_at, |at| at.min(kill_at)));
@@ -321,6 +383,9 @@ impl Launcher {
                 let Some(sandbox) = self.sandboxes.get_mut(&uid) else { return Ok(()) };
                 self.pids.insert(pid, (uid.clone(), place));
                 sandbox.started(place, pid, key);
+                if sandbox.announced {
+                    return self.report(&Report::Started { uid, container: place });
+                }
                 self.announce(&uid)
             }
             News::Failed { request, error } => self.fail(request, &error),
@@ -400,9 +465,19 @@ impl Launcher {
             self.site.release_cell(cell);
         }
         let exited = Report::Exited { uid: uid.clone(), container, status, out_of_memory };
-        match self.sandboxes.get_mut(&uid) {
-            Some(sandbox) if !sandbox.announced => sandbox.early.push(exited),
-            _ => self.report(&exited)?,
+        let last = match self.sandboxes.get_mut(&uid) {
+            Some(sandbox) if !sandbox.announced => {
+                sandbox.early.push(exited);
+                false
+            }
+            other => {
+                let last = other.is_some_and(|sandbox| sandbox.members.len() == container + 1);
+                self.report(&exited)?;
+                last
+            }
+        };
+        if last {
+            self.go_on(&uid, status == Status::Code(0))?;
         }
         self.finish(&uid)
     }

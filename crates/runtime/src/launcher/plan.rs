@@ -553,6 +553,7 @@ mod tests {
     fn spec() -> SandboxSpec {
         let container = ContainerSpec {
             name: "main".into(),
+            init: false,
             root: Root::Host,
             program: Program::Exec { argv: vec!["/bin/true".into()] },
             user: None,

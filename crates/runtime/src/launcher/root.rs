@@ -137,8 +137,7 @@ impl Roots {
             fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
             fs::write(&path, bytes)?;
         }
-        fs::write("etc/passwd", passwd(user))?;
-        fs::write("etc/group", format!("root:x:0:\napp:x:{user}:\nnogroup:x:65534:\n"))?;
+        name(user, Path::new("etc"))?;
         pivot_root(".", ".")?;
         umount2(".", MntFlags::MNT_DETACH)?;
         chdir("/")?;
@@ -171,6 +170,9 @@ impl Roots {
         }
         home.within(root, CloneFlags::CLONE_NEWNS, || {
             let options = space(wanted.tmp_bytes);
+            if wanted.user != wanted.made_for {
+                name(wanted.user, Path::new("/etc"))?;
+            }
             match &image {
                 None => tmpfs("/tmp", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, &format!("{options},mode=1777"))?,
                 Some((image, _)) => {
@@ -223,6 +225,8 @@ impl Roots {
 /// What is one container's own.
 pub struct Furniture<'a> {
     pub user: u32,
+    /// The user that the root was made for.
+    pub made_for: u32,
     pub root: &'a Root,
     /// Those that others lie in come first.
     pub mounts: &'a [Placed<'a>],
@@ -331,10 +335,13 @@ fn devices() -> io::Result<()> {
     sys::change_mount(c"/dev", RDONLY | NOSUID | NOEXEC)
 }
 
-fn passwd(user: u32) -> String {
-    format!(
+/// Gives a user a name.
+fn name(user: u32, folder: &Path) -> io::Result<()> {
+    let users = format!(
         "root:x:0:0:root:/:/usr/sbin/nologin\n\
          app:x:{user}:{user}:app:/tmp:/bin/sh\n\
          nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"
-    )
+    );
+    fs::write(folder.join("passwd"), users)?;
+    fs::write(folder.join("group"), format!("root:x:0:\napp:x:{user}:\nnogroup:x:65534:\n"))
 }

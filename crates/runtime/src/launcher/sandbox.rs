@@ -2,6 +2,7 @@
 //!
 //! Owns the state of its containers. Must not know how they are made.
 
+use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -10,16 +11,19 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use super::isolation::Cell;
+use super::net::Net;
 use super::sys;
 use super::volumes::Held;
 use super::zygote::Key;
-use crate::provider::{Address, Network};
+use crate::provider::{Address, ContainerSpec, Network};
 use crate::wire::Report;
 
 pub struct Sandbox {
     pub address: Option<Address>,
     pub members: Vec<Member>,
     pub holdings: Holdings,
+    /// What is started once the last member has ended, if anything is left to start.
+    pub rest: Option<Rest>,
     /// Whether its creation has been reported.
     pub announced: bool,
     /// Containers that ended before that, to be reported after it.
@@ -29,6 +33,23 @@ pub struct Sandbox {
     pub killed: bool,
 }
 
+/// Containers that are not started yet, and what they need for it.
+pub struct Rest {
+    /// The tenant, and the pod's name.
+    pub namespace: String,
+    pub name: String,
+    pub containers: VecDeque<(ContainerSpec, Pipes)>,
+    pub net: Option<Net>,
+    pub listener: Option<OwnedFd>,
+}
+
+/// A container's descriptors.
+pub struct Pipes {
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+    pub ready: Option<OwnedFd>,
+}
+
 /// What is given back when the sandbox goes.
 pub struct Holdings {
     pub network: Network,
@@ -36,6 +57,8 @@ pub struct Holdings {
     pub net: Option<(u32, Option<Ipv4Addr>)>,
     pub socket: Option<PathBuf>,
     pub volumes: Held,
+    /// The user of all its containers and its number, where there are several.
+    pub user: Option<(u32, u32)>,
 }
 
 /// A container.

@@ -15,7 +15,7 @@ use super::image::users;
 use super::isolation::{Cell, Isolation};
 use super::net::Net;
 use super::plan::{SERVE_PORT, on_host};
-use super::sandbox::{Holdings, Member, Sandbox, State};
+use super::sandbox::{Holdings, Member, Pipes, Rest, Sandbox, State};
 use super::seccomp::{self, Instruction};
 use super::sys::{self, Forked};
 use super::volumes::Held;
@@ -34,13 +34,6 @@ pub struct Site {
     missing: Vec<String>,
     stocked: bool,
     sockets: u64,
-}
-
-/// A container's descriptors.
-struct Pipes {
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-    ready: Option<OwnedFd>,
 }
 
 impl Site {
@@ -113,19 +106,20 @@ impl Site {
     }
 
     /// Makes a sandbox and starts its programs, or undoes what was made.
-    pub fn make(&mut self, spec: &SandboxSpec, fds: Vec<OwnedFd>, zygotes: &mut Zygotes) -> Result<Sandbox, Refusal> {
+    pub fn make(&mut self, spec: SandboxSpec, fds: Vec<OwnedFd>, zygotes: &mut Zygotes) -> Result<Sandbox, Refusal> {
         self.stocked = self.isolation.is_none();
-        let (volumes, pipes) = sort(spec, fds)?;
+        let (volumes, pipes) = sort(&spec, fds)?;
         let mut holdings =
-            Holdings { network: spec.network.clone(), net: None, socket: None, volumes: Held::default() };
+            Holdings { network: spec.network.clone(), net: None, socket: None, volumes: Held::default(), user: None };
         let mut members = vec![];
-        let held = self.hold(spec, volumes, &mut holdings);
+        let held = self.hold(&spec, volumes, &mut holdings);
         let made = held.and_then(|()| self.fill(spec, pipes, zygotes, &mut holdings, &mut members));
         match made {
-            Ok(address) => Ok(Sandbox {
+            Ok((address, rest)) => Ok(Sandbox {
                 address,
                 members,
                 holdings,
+                rest,
                 announced: false,
                 early: vec![],
                 stopping: None,
@@ -153,50 +147,80 @@ impl Site {
 
     fn fill(
         &mut self,
-        spec: &SandboxSpec,
+        spec: SandboxSpec,
         pipes: Vec<Pipes>,
         zygotes: &mut Zygotes,
         holdings: &mut Holdings,
         members: &mut Vec<Member>,
-    ) -> Result<Option<Address>, Refusal> {
+    ) -> Result<(Option<Address>, Option<Rest>), Refusal> {
         let mut net = match &mut self.isolation {
             Some(isolation) => Some(isolation.take_net(&spec.name, &spec.network).map_err(failed("make a network"))?),
             None => None,
         };
         holdings.net = net.as_ref().map(|n| (n.index, n.address));
         let mut listener = net.as_mut().and_then(|n| n.listener.take());
-        let address = self.address(spec, net.as_ref(), &mut listener, holdings)?;
-        let ip = net.as_ref().and_then(|n| n.address);
-        for (container, pipes) in spec.containers.iter().zip(pipes) {
-            if self.isolation.is_none() && container.root != Root::Host {
-                let reason =
-                    "an image needs a root of its own, and sandboxes have none here; start dhow as root".to_owned();
-                return Err(Refusal::Unsupported { reason });
-            }
-            let cell = match &mut self.isolation {
-                Some(i) => {
-                    let cell = i.take_cell(container, &holdings.volumes, &spec.name, ip);
-                    Some(cell.map_err(failed("make a sandbox"))?)
-                }
-                None => None,
-            };
-            members.push(Member { state: State::Ended, cell });
+        let address = self.address(&spec, net.as_ref(), &mut listener, holdings)?;
+        let SandboxSpec { namespace, name, containers, .. } = spec;
+        let containers = containers.into_iter().zip(pipes).collect();
+        let mut rest = Rest { namespace, name, containers, net, listener };
+        self.go_on(&mut rest, holdings, members, zygotes)?;
+        let waits = !rest.containers.is_empty();
+        Ok((address, waits.then_some(rest)))
+    }
+
+    /// Starts containers in their order, up to one that the next must wait for. One that cannot be started is a member that
+    /// has ended.
+    pub fn go_on(
+        &mut self,
+        rest: &mut Rest,
+        holdings: &mut Holdings,
+        members: &mut Vec<Member>,
+        zygotes: &mut Zygotes,
+    ) -> Result<(), Refusal> {
+        while let Some((container, pipes)) = rest.containers.pop_front() {
+            members.push(Member { state: State::Ended, cell: None });
             let member = members.last_mut().expect("it was just pushed");
-            let serves = container.serve == Serve::Socket;
-            let listener = if serves { listener.take() } else { None };
-            member.state = match &container.program {
-                Program::Exec { argv } => {
-                    let cell = member.cell.as_mut();
-                    self.exec(container, argv, &pipes, listener.as_ref(), net.as_ref().zip(cell))?
-                }
-                Program::Zygote { runtime } => {
-                    let key = (spec.namespace.clone(), runtime.clone());
-                    let cell = member.cell.as_mut();
-                    self.ask(container, key, pipes, listener, net.as_ref().zip(cell), zygotes)?
-                }
-            };
+            self.begin(&container, pipes, rest, holdings, member, zygotes)?;
+            if container.init {
+                break;
+            }
         }
-        Ok(address)
+        Ok(())
+    }
+
+    fn begin(
+        &mut self,
+        container: &ContainerSpec,
+        pipes: Pipes,
+        rest: &mut Rest,
+        holdings: &mut Holdings,
+        member: &mut Member,
+        zygotes: &mut Zygotes,
+    ) -> Result<(), Refusal> {
+        if self.isolation.is_none() && container.root != Root::Host {
+            let reason =
+                "an image needs a root of its own, and sandboxes have none here; start dhow as root".to_owned();
+            return Err(Refusal::Unsupported { reason });
+        }
+        let ip = rest.net.as_ref().and_then(|n| n.address);
+        if let Some(isolation) = &mut self.isolation {
+            let user = holdings.user.map(|(_, user)| user);
+            let cell = isolation.take_cell(container, &holdings.volumes, &rest.name, ip, user);
+            let cell = member.cell.insert(cell.map_err(failed("make a sandbox"))?);
+            if holdings.user.is_none() && !rest.containers.is_empty() {
+                holdings.user = cell.lend();
+            }
+        }
+        let listener = if container.serve == Serve::Socket { rest.listener.take() } else { None };
+        let walls = rest.net.as_ref().zip(member.cell.as_mut());
+        member.state = match &container.program {
+            Program::Exec { argv } => self.exec(container, argv, &pipes, listener.as_ref(), walls)?,
+            Program::Zygote { runtime } => {
+                let key = (rest.namespace.clone(), runtime.clone());
+                self.ask(container, key, pipes, listener, walls, zygotes)?
+            }
+        };
+        Ok(())
     }
 
     /// Where the sandbox is reached; without a network of its own, over a Unix socket made now.
@@ -387,6 +411,7 @@ impl Site {
             let _ = fs::remove_file(path);
         }
         let Some(isolation) = &mut self.isolation else { return Ok(()) };
+        isolation.give_back(holdings.user.map(|(number, _)| number));
         let unmounted = isolation.volumes.release(&holdings.volumes);
         match holdings.net {
             Some((number, address)) => isolation.release_net(number, address, &holdings.network).and(unmounted),

@@ -430,6 +430,7 @@ impl Shared {
     fn note(&self, report: Report, fds: Vec<OwnedFd>) {
         match report {
             Report::Created { uid, address } => self.state.created(&uid, address),
+            Report::Started { uid, container } => self.state.started(&uid, container),
             Report::Refused { uid, refusal } => {
                 self.state.refused(&uid, refusal);
                 self.forget_logs(&uid);

@@ -33,9 +33,21 @@ struct Entry {
     /// Tells each container's attendant that it has ended.
     exits: Vec<Option<oneshot::Sender<Ended>>>,
     progress: watch::Sender<Progress>,
+    /// Whether the launcher has made it.
+    made: bool,
     asked_to_stop: bool,
     /// Whether the launcher has nothing of it any more.
     stopped: bool,
+}
+
+impl Entry {
+    fn run(&mut self, place: usize, since: jiff::Timestamp) {
+        let Some(container) = self.sandbox.containers.get_mut(place) else { return };
+        if matches!(container.phase, Phase::Starting { .. }) {
+            let ready = self.ready[place] || self.specs[place].serve == Serve::Nothing;
+            container.phase = Phase::Running { since, ready };
+        }
+    }
 }
 
 /// A container that is there.
@@ -75,7 +87,8 @@ impl State {
             return None;
         }
         let since = (self.clock)();
-        let starting = |c: &ContainerSpec| Container { name: c.name.clone(), phase: Phase::Starting { since } };
+        let starting =
+            |c: &ContainerSpec| Container { name: c.name.clone(), init: c.init, phase: Phase::Starting { since } };
         let sandbox = Sandbox {
             uid: spec.uid.clone(),
             namespace: spec.namespace.clone(),
@@ -92,6 +105,7 @@ impl State {
             ready: vec![false; spec.containers.len()],
             exits: senders.into_iter().map(Some).collect(),
             progress: watch::channel(Progress::Creating).0,
+            made: false,
             asked_to_stop: false,
             stopped: false,
         };
@@ -135,12 +149,16 @@ impl State {
         let since = (self.clock)();
         self.change(uid, |entry| {
             entry.sandbox.address = address;
-            for ((container, spec), ready) in entry.sandbox.containers.iter_mut().zip(&entry.specs).zip(&entry.ready) {
-                if matches!(container.phase, Phase::Starting { .. }) {
-                    container.phase = Phase::Running { since, ready: *ready || spec.serve == Serve::Nothing };
-                }
-            }
+            entry.made = true;
+            let first = entry.specs.iter().position(|spec| spec.init).map_or(entry.specs.len(), |place| place + 1);
+            (0..first).for_each(|place| entry.run(place, since));
         });
+    }
+
+    /// A container that had waited for another's end runs.
+    pub fn started(&self, uid: &str, place: usize) {
+        let since = (self.clock)();
+        self.change(uid, |entry| entry.run(place, since));
     }
 
     pub fn refused(&self, uid: &str, refusal: Refusal) {
@@ -265,8 +283,7 @@ impl State {
         }
         // Nobody listening is no error: the state is in the list.
         let _ = self.events.send(entry.sandbox.clone());
-        let made = !entry.sandbox.containers.iter().any(|c| matches!(c.phase, Phase::Starting { .. }));
-        if made {
+        if entry.made {
             entry.progress.send_replace(Progress::Made(Box::new(entry.sandbox.clone())));
         }
     }

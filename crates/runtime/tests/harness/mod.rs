@@ -224,6 +224,7 @@ pub fn python(uid: &str, code: &str) -> SandboxSpec {
 pub fn exec(uid: &str, argv: Vec<String>) -> SandboxSpec {
     let container = ContainerSpec {
         name: "main".to_owned(),
+        init: false,
         root: Root::Host,
         program: Program::Exec { argv },
         user: None,

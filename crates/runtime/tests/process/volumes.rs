@@ -81,3 +81,82 @@ pub async fn a_volume_does_not_lead_out() {
     platform.provider.create(std::sync::Arc::new(spec)).await.expect("a sandbox");
     platform.provider.stop("a", std::time::Duration::ZERO).await.expect("a stop");
 }
+
+/// A sandbox of several containers that share a volume, each a script; all but the last are waited for.
+fn one_after_another(uid: &str, scripts: &[&str]) -> SandboxSpec {
+    let mut spec = shell(uid, "");
+    let template = spec.containers.remove(0);
+    for (i, script) in scripts.iter().enumerate() {
+        let mut container = template.clone();
+        container.name = format!("c{i}");
+        container.init = i + 1 < scripts.len();
+        container.program = Program::Exec { argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec() };
+        container.mounts = vec![mount("v", "", "/v", true)];
+        spec.containers.push(container);
+    }
+    spec.volumes = vec![volume("v", &[])];
+    spec
+}
+
+async fn ended(platform: &Platform, uid: &str) -> Sandbox {
+    let mut events = platform.provider.events();
+    let here = platform.provider.list().await.expect("a list").into_iter().find(|s| s.uid == uid);
+    let mut sandbox = here.expect("it was created");
+    while !sandbox.is_exited() {
+        let next = events.recv().await.expect("events");
+        if next.uid == uid {
+            sandbox = next;
+        }
+    }
+    sandbox
+}
+
+fn codes(sandbox: &Sandbox) -> Vec<i32> {
+    let code = |c: &Container| match &c.phase {
+        Phase::Exited(exit) => exit.code,
+        other => panic!("{other:?}"),
+    };
+    sandbox.containers.iter().map(code).collect()
+}
+
+pub async fn init_containers_are_waited_for() {
+    let platform = Platform::start().await;
+    let script = "sleep 0.1; echo $0 >> /v/order; ls /v/second && exit 9; exit 0";
+    let spec = one_after_another(
+        "a",
+        &[script, "echo second >> /v/order", "cat /v/order > /v/seen; [ $(wc -l < /v/seen) = 2 ]"],
+    );
+    let made = platform.provider.create(std::sync::Arc::new(spec)).await.expect("a sandbox");
+    assert!(!made.is_ready(), "{made:?}");
+    assert!(matches!(made.containers[2].phase, Phase::Starting { .. }), "{made:?}");
+    assert_eq!(codes(&ended(&platform, "a").await), [0, 0, 0]);
+    platform.provider.stop("a", std::time::Duration::ZERO).await.expect("a stop");
+    // After one that fails nothing starts.
+    let spec = one_after_another("b", &["true", "exit 3", "touch /v/never"]);
+    platform.provider.create(std::sync::Arc::new(spec)).await.expect("a sandbox");
+    assert_eq!(codes(&ended(&platform, "b").await), [0, 3, 137]);
+    platform.provider.stop("b", std::time::Duration::ZERO).await.expect("a stop");
+    // Nor after one that is stopped, or that cannot be started.
+    let spec = one_after_another("c", &["sleep 100", "true"]);
+    platform.provider.create(std::sync::Arc::new(spec)).await.expect("a sandbox");
+    platform.provider.stop("c", std::time::Duration::ZERO).await.expect("a stop");
+    let mut spec = one_after_another("d", &["true", "true", "true"]);
+    spec.containers[1].mounts[0] =
+        Mount { source: Source::Host("/nowhere".into()), ..spec.containers[1].mounts[0].clone() };
+    platform.provider.create(std::sync::Arc::new(spec)).await.expect("a sandbox");
+    assert_eq!(codes(&ended(&platform, "d").await), [0, 128, 137]);
+    platform.provider.stop("d", std::time::Duration::ZERO).await.expect("a stop");
+    assert!(platform.provider.list().await.expect("a list").is_empty());
+}
+
+pub async fn what_waited_serves() {
+    let platform = Platform::start().await;
+    let mut spec = server("a");
+    let mut first = shell("a", "sleep 0.2").containers.remove(0);
+    (first.name, first.init) = ("first".to_owned(), true);
+    spec.containers.insert(0, first);
+    platform.provider.create(std::sync::Arc::new(spec)).await.expect("a sandbox");
+    let ready = platform.ready("a").await;
+    assert!(matches!(&ready.containers[0].phase, Phase::Exited(exit) if exit.code == 0), "{ready:?}");
+    platform.provider.stop("a", std::time::Duration::ZERO).await.expect("a stop");
+}
