@@ -125,7 +125,7 @@ fn container(container: &Container, inputs: &Inputs<'_>) -> ContainerStatus {
         (None, phase) => match &history.trouble {
             Some(trouble) => waiting(trouble.reason, Some(trouble.message.clone())),
             // Its sandbox is there: it waits for a container before it.
-            None if phase.is_some() => waiting(reason::INITIALIZING, None),
+            None if phase.is_some() && !is_initialized(inputs) => waiting(reason::INITIALIZING, None),
             None => waiting(reason::CREATING, None),
         },
     };

@@ -6,6 +6,7 @@ use api::names::label;
 use api::networking::{HttpPath, HttpRule, Ingress, IngressRule, IngressSpec, Split, SplitPolicy, Visibility};
 use api::serving::{Revision, Route};
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use reconcile::gate::APPLIED;
 use reconcile::view;
 
 use super::Hosts;
@@ -129,6 +130,8 @@ pub fn placeholder(route: &Route, hosts: &Hosts, there: Option<&Service>) -> Ser
     labels.extend(labels_of(route));
     labels.insert(label::ROUTE.into(), name_of(route).to_owned());
     let mut annotations = there.and_then(|there| there.metadata.annotations.clone()).unwrap_or_default();
+    // The gate's own mark is about what was applied before.
+    annotations.remove(APPLIED);
     annotations.extend(annotations_of(route));
     let metadata = child_meta(route, name_of(route), labels, annotations);
     Service { metadata, spec: Some(spec), status: None }

@@ -198,6 +198,20 @@ fn cluster_local() {
 }
 
 #[test]
+fn what_a_route_has_lost_stays_on_its_placeholder() {
+    let mut labelled = given(latest(), json!("hello-00001"));
+    labelled.edit::<Route>("default", "hello", |r| {
+        r.metadata.labels.get_or_insert_default().insert("juicy".into(), "jamba".into());
+    });
+    let mut world = run("labelled", &labelled).world;
+    world.edit::<Route>("default", "hello", |r| drop(r.metadata.labels.as_mut().unwrap().remove("juicy")));
+    let world = run("not any more", &world).world;
+    let kept = world.expect::<Service>("default", "hello").metadata.labels.clone().unwrap();
+    assert_eq!(kept.get("juicy").map(String::as_str), Some("jamba"));
+    assert!(!world.expect::<Ingress>("default", "hello").metadata.labels.as_ref().unwrap().contains_key("juicy"));
+}
+
+#[test]
 fn on_a_cluster() {
     let cluster = Cluster {
         pre_stop_seconds: 5,

@@ -123,7 +123,7 @@ fn what_a_cluster_could_not_refuse_is_told() {
     let outcome = run("too long", &world);
     assert_eq!(outcome.writes, ["status Service default/hello"]);
     let status = outcome.world.expect::<Service>("default", "hello").status.unwrap();
-    let want = "False InvalidSpec: spec.template.spec.timeoutSeconds: expected 0 <= 1000 <= 600";
+    let want = "False InvalidSpec: expected 0 <= 1000 <= 600: spec.template.spec.timeoutSeconds";
     assert_eq!(tell(&status.conditions, "Ready"), want);
 }
 

@@ -132,6 +132,10 @@ async fn several_containers_share_what_they_are_given() {
                 "volumeMounts": [{"name": "shared", "mountPath": "/shared"}],
             },
         ],
+        "initContainers": [{
+            "name": "first", "image": by_tag(&image), "args": ["put", "/shared/first"],
+            "volumeMounts": [{"name": "shared", "mountPath": "/shared"}],
+        }],
         "volumes": [{"name": "settings", "configMap": {"name": "settings"}}, {"name": "shared", "emptyDir": {}}],
     });
     platform.apply(&service);
@@ -141,8 +145,12 @@ async fn several_containers_share_what_they_are_given() {
     let ready = ["get", "pods", "-o", "jsonpath={.items[0].status.containerStatuses[*].ready}"];
     assert_eq!(platform.kubectl_ok(&ready), "true true");
     let pod = platform.kubectl_ok(&["get", "pods", "-o", "jsonpath={.items[0].metadata.name}"]);
-    let told = platform.kubectl(&["exec", &pod, "-c", "beside", "--", "/hello", "is", "/shared/made"]);
-    assert!(told.status.success(), "{told:?}");
+    for made in ["/shared/made", "/shared/first"] {
+        let told = platform.kubectl(&["exec", &pod, "-c", "beside", "--", "/hello", "is", made]);
+        assert!(told.status.success(), "{made}: {told:?}");
+    }
+    let first = ["get", "pods", "-o", "jsonpath={.items[0].status.initContainerStatuses[0].state.terminated.reason}"];
+    assert_eq!(platform.kubectl_ok(&first), "Completed");
 }
 
 #[tokio::test]
