@@ -2,12 +2,13 @@
 # Runs Knative Serving's own tests, out of a checkout of its repository, against a `dhow up` of this machine, with
 # the suite's own images. Usage: serving.sh CHECKOUT SUITE [FLAGS OF THE TEST], as root and with Go, where SUITE is a
 # folder below its test/, such as conformance/api/v1, conformance/runtime or e2e/initcontainers, and a flag of the test is for
-# example -test.run=TestRoute; target/debug/dhow is built first.
+# example -test.run=TestRoute; target/debug/dhow is built first. What serving.excluded lists is left out.
 set -eu
 checkout=$(cd "$1" && pwd)
 suite=$2
 shift 2
 cd "$(dirname "$0")/../.."
+excluded=$PWD/tests/conformance/serving.excluded
 kubectl=$(xtask/kubectl.sh)
 images=${XDG_CACHE_HOME:-$HOME/.cache}/dhow/conformance/$(git -C "$checkout" rev-parse HEAD)
 if [ ! -e "$images/complete" ]; then
@@ -37,8 +38,9 @@ done
 "$kubectl" apply --filename "$checkout/test/config/test-resources.yaml" || true
 export GATEWAY_OVERRIDE=gateway GATEWAY_NAMESPACE_OVERRIDE=knative-serving SYSTEM_NAMESPACE=knative-serving
 cd "$checkout"
+skipped=$(grep -v '^#' "$excluded" | cut -d ' ' -f 1 | paste -s -d '|')
 # All at once, or each that fails holds the others up for the ten minutes that it waits.
 # shellcheck disable=SC2086
 go test -v -mod=vendor -tags=e2e -count=1 -timeout 60m "./test/$suite" -args -kubeconfig "$KUBECONFIG" -disable-logstream \
     -enable-alpha -enable-beta -ingressendpoint 127.0.0.1 -dockerrepo "$registry/serving-tests" -tag latest \
-    -imagetemplate '{{.Repository}}/{{.Name}}:{{.Tag}}' -test.parallel 40 $flags
+    -imagetemplate '{{.Repository}}/{{.Name}}:{{.Tag}}' -test.parallel 40 -test.skip "$skipped" $flags

@@ -12,7 +12,7 @@ use nix::sched::CloneFlags;
 use nix::unistd::sethostname;
 
 use super::cgroup::{Cgroup, Tree};
-use super::net::{Net, Network};
+use super::net::{self, Net, Network};
 use super::place::Home;
 use super::plan::{CELLS, Controller, Ground, resolvers};
 use super::root::{Furniture, Placed, Roots};
@@ -165,6 +165,11 @@ impl Isolation {
             self.network.restrict(address, *to)?;
         }
         Ok(net)
+    }
+
+    /// The listener of a sandbox that serves on one.
+    pub fn listen(&self, net: &Net) -> io::Result<Option<OwnedFd>> {
+        net.address.map(|address| net::listen(&self.home, net, address)).transpose()
     }
 
     pub fn take_cell(

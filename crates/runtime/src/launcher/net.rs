@@ -35,8 +35,6 @@ pub struct Net {
     pub net: OwnedFd,
     pub ipc: OwnedFd,
     pub uts: OwnedFd,
-    /// Bound inside the namespace, for whoever serves the sandbox's socket.
-    pub listener: Option<OwnedFd>,
 }
 
 /// The host's side: made once, removed at the end.
@@ -50,6 +48,19 @@ struct Routed {
     link: String,
     table: String,
     host: Ipv4Addr,
+}
+
+/// The listener of a pod that serves on one, made where it is needed and no sooner: while a process is on its way into another
+/// sandbox it has copies of all that the launcher holds, and the port of a container that listens itself must be free.
+pub fn listen(home: &Home, net: &Net, address: Ipv4Addr) -> io::Result<OwnedFd> {
+    home.within(&net.net, CloneFlags::CLONE_NEWNET, || {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+        listener.set_reuse_address(true)?;
+        listener.set_tcp_nodelay(true)?;
+        listener.bind(&SocketAddrV4::new(address, SERVE_PORT).into())?;
+        listener.listen(BACKLOG)?;
+        Ok(listener.into())
+    })
 }
 
 impl Network {
@@ -79,7 +90,7 @@ impl Network {
         self.routed.as_ref().map(|r| r.host)
     }
 
-    /// New namespaces, with a link and a listener where pods have a network.
+    /// New namespaces, with a link where pods have a network.
     pub fn make(&self, home: &Home, index: u32, address: Ipv4Addr) -> io::Result<Net> {
         let kinds = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
         let net = home.in_new(kinds, || {
@@ -88,16 +99,10 @@ impl Network {
                 forbid_ipv6(scope);
             }
             inside.set_up(index_of("lo")?)?;
-            let mut made = Net {
-                index,
-                address: None,
-                net: current("net")?,
-                ipc: current("ipc")?,
-                uts: current("uts")?,
-                listener: None,
-            };
+            let mut made =
+                Net { index, address: None, net: current("net")?, ipc: current("ipc")?, uts: current("uts")? };
             if let Some(routed) = &self.routed {
-                made.listener = Some(routed.inside(&inside, home, index, address)?);
+                routed.inside(&inside, home, index, address)?;
                 made.address = Some(address);
             }
             Ok(made)
@@ -148,8 +153,8 @@ impl Routed {
         format!("{}{index}", self.link)
     }
 
-    /// The pod's end: address, routes, and the listener.
-    fn inside(&self, netlink: &Netlink, home: &Home, index: u32, address: Ipv4Addr) -> io::Result<OwnedFd> {
+    /// The pod's end: address and routes.
+    fn inside(&self, netlink: &Netlink, home: &Home, index: u32, address: Ipv4Addr) -> io::Result<()> {
         let (near, far) = (End { name: "eth0", mac: POD_MAC }, self.name(index));
         netlink.add_pair(&near, &End { name: &far, mac: HOST_MAC }, Some(home.net()))?;
         let link = index_of("eth0")?;
@@ -160,12 +165,7 @@ impl Routed {
         netlink.add_neighbour(link, self.host, HOST_MAC)?;
         // Nobody is root inside, so the usual ports must not need it. Absent before Linux 4.11.
         let _ = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-        listener.set_reuse_address(true)?;
-        listener.set_tcp_nodelay(true)?;
-        listener.bind(&SocketAddrV4::new(address, SERVE_PORT).into())?;
-        listener.listen(BACKLOG)?;
-        Ok(listener.into())
+        Ok(())
     }
 }
 

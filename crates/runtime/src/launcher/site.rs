@@ -153,12 +153,16 @@ impl Site {
         holdings: &mut Holdings,
         members: &mut Vec<Member>,
     ) -> Result<(Option<Address>, Option<Rest>), Refusal> {
-        let mut net = match &mut self.isolation {
+        let net = match &mut self.isolation {
             Some(isolation) => Some(isolation.take_net(&spec.name, &spec.network).map_err(failed("make a network"))?),
             None => None,
         };
         holdings.net = net.as_ref().map(|n| (n.index, n.address));
-        let mut listener = net.as_mut().and_then(|n| n.listener.take());
+        let serves = spec.containers.iter().any(|container| container.serve == Serve::Socket);
+        let mut listener = match (&self.isolation, &net) {
+            (Some(isolation), Some(net)) if serves => isolation.listen(net).map_err(failed("listen in the sandbox"))?,
+            _ => None,
+        };
         let address = self.address(&spec, net.as_ref(), &mut listener, holdings)?;
         let SandboxSpec { namespace, name, containers, .. } = spec;
         let containers = containers.into_iter().zip(pipes).collect();
@@ -237,9 +241,6 @@ impl Site {
         });
         let socket = spec.containers.iter().any(|c| c.serve == Serve::Socket);
         if let Some(ip) = net.and_then(|n| n.address) {
-            if !socket {
-                *listener = None;
-            }
             let port = if socket { SERVE_PORT } else { port.unwrap_or(SERVE_PORT) };
             return Ok(Some(Address::Ip(SocketAddr::from((ip, port)))));
         }
