@@ -48,7 +48,7 @@ pub async fn an_image_is_the_root() {
         [ -e /proc/self/status ] || echo no proc
         [ -c /dev/null ] && [ -c /dev/urandom ] || echo no devices
         echo x > /etc/own && echo x > /var/lib/app/new && echo x > /top && echo x > /tmp/t && echo x > /dev/shm/s || echo not written
-        for folder in /proc/1/root/image /image /image/space/work; do [ -e $folder ] && echo sees $folder; done
+        for folder in /proc/1/root/image /image /image/space/upper; do [ -e $folder ] && echo sees $folder; done
         read own < /etc/own; echo \"now: $own\"
     ";
     for uid in ["a", "b"] {
