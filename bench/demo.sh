@@ -16,7 +16,7 @@ fail() {
 }
 
 "$dhow" up --data-dir "$work/data" --api-listen 127.0.0.1:0 --gateway-listen 127.0.0.1:0 --console-listen 127.0.0.1:0 \
-    --metrics-listen 127.0.0.1:0 --registry-listen 127.0.0.1:0 2>"$work/dhow.log" &
+    --metrics-listen 127.0.0.1:0 --gateway-tls-listen 127.0.0.1:0 --registry-listen 127.0.0.1:0 2>"$work/dhow.log" &
 platform=$!
 stop() {
     kill "$platform" 2>/dev/null || true

@@ -113,7 +113,7 @@ class Platform:
         self.start()
 
     def start(self):
-        listeners = [x for name in ("api", "gateway", "console", "metrics", "registry") for x in (f"--{name}-listen", "127.0.0.1:0")]
+        listeners = [x for name in ("api", "gateway", "gateway-tls", "console", "metrics", "registry") for x in (f"--{name}-listen", "127.0.0.1:0")]
         (self.data / "endpoints.json").unlink(missing_ok=True)
         begin = time.perf_counter()
         self.log = open(self.dir / "log", "w")

@@ -6,7 +6,7 @@ checkout=$(cd "$1" && pwd)
 cd "$(dirname "$0")/../.."
 
 set --
-for listener in api gateway console metrics registry; do
+for listener in api gateway gateway-tls console metrics registry; do
     set -- "$@" "--$listener-listen" 127.0.0.1:0
 done
 . tests/tools/dhow-up.sh

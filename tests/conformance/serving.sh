@@ -19,7 +19,7 @@ fi
 
 flags=$*
 set -- --gateway-listen 127.0.0.1:80
-for listener in api console metrics registry; do
+for listener in api gateway-tls console metrics registry; do
     set -- "$@" "--$listener-listen" 127.0.0.1:0
 done
 . tests/tools/dhow-up.sh
@@ -27,7 +27,7 @@ done
 registry=$(sed -n 's/.*"registry": *"\([^"]*\)".*/\1/p' "$work/data/endpoints.json")
 for program in "$images"/*; do
     [ "${program##*/}" = complete ] ||
-        python3 tests/conformance/push.py "$registry" "$(cat "$work/data/token")" "serving-tests/${program##*/}:latest" "$program"
+        python3 tests/conformance/push.py "$registry" "$(cat "$work/data/token")" "conformance.test/${program##*/}:latest" "$program"
 done
 for namespace in serving-tests serving-tests-alt tls; do
     "$kubectl" create namespace "$namespace"
@@ -42,5 +42,5 @@ skipped=$(grep -v '^#' "$excluded" | cut -d ' ' -f 1 | paste -s -d '|')
 # All at once, or each that fails holds the others up for the ten minutes that it waits.
 # shellcheck disable=SC2086
 go test -v -mod=vendor -tags=e2e -count=1 -timeout 60m "./test/$suite" -args -kubeconfig "$KUBECONFIG" -disable-logstream \
-    -enable-alpha -enable-beta -ingressendpoint 127.0.0.1 -dockerrepo "$registry/serving-tests" -tag latest \
+    -enable-alpha -enable-beta -ingressendpoint 127.0.0.1 -dockerrepo "$registry/conformance.test" -tag latest \
     -imagetemplate '{{.Repository}}/{{.Name}}:{{.Tag}}' -test.parallel 40 -test.skip "$skipped" $flags

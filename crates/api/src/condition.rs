@@ -78,6 +78,18 @@ impl ConditionSet {
         self.mark(conditions, type_, TRUE, "", "", now);
     }
 
+    /// True for a reason that people want to know.
+    pub fn mark_true_because(
+        &self,
+        conditions: &mut Conditions,
+        type_: &str,
+        reason: &str,
+        message: &str,
+        now: Timestamp,
+    ) {
+        self.mark(conditions, type_, TRUE, reason, message, now);
+    }
+
     pub fn mark_false(&self, conditions: &mut Conditions, type_: &str, reason: &str, message: &str, now: Timestamp) {
         self.mark(conditions, type_, FALSE, reason, message, now);
     }

@@ -27,6 +27,8 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         serving::Configuration::crd(),
         serving::Revision::crd(),
         serving::Route::crd(),
+        serving::domain::DomainMapping::crd(),
+        serving::domain::ClusterDomainClaim::crd(),
         autoscaling::PodAutoscaler::crd(),
         networking::Ingress::crd(),
     ];
@@ -121,6 +123,14 @@ fn unnamed(container: &mut Value, serves: bool) {
     if serves {
         container["properties"]["name"]["default"] = json!(USER_CONTAINER);
     }
+    // A probe without a port asks the one that the container serves on.
+    for probe in ["readinessProbe", "livenessProbe", "startupProbe"] {
+        for how in ["httpGet", "tcpSocket", "grpc"] {
+            let ask =
+                container.get_mut("properties").and_then(|p| p.get_mut(probe)?.get_mut("properties")?.get_mut(how));
+            ask.and_then(Value::as_object_mut).and_then(|ask| ask.shift_remove("required"));
+        }
+    }
 }
 
 fn traffic(schema: &mut Value) {
@@ -188,7 +198,7 @@ mod tests {
     #[test]
     fn they_are_fit_for_an_api_server() {
         let all = definitions();
-        assert_eq!(all.len(), 8);
+        assert_eq!(all.len(), 10);
         for definition in all {
             let name = definition.metadata.name.clone().unwrap_or_default();
             let mut value = serde_json::to_value(&definition).unwrap();
@@ -200,7 +210,8 @@ mod tests {
                 assert!(values.is_none_or(|values| !values.contains(&Value::Null)), "{name}");
             });
             let subresources = value["spec"]["versions"][0]["subresources"].clone();
-            assert!(subresources["status"].is_object(), "{name}");
+            let is_claim = name.starts_with("clusterdomainclaims.");
+            assert!(is_claim || subresources["status"].is_object(), "{name}");
         }
     }
 

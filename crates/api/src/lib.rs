@@ -9,6 +9,7 @@ pub mod autoscaling;
 pub mod build;
 pub mod class;
 pub mod condition;
+pub mod config;
 mod definitions;
 pub mod frames;
 pub mod function;

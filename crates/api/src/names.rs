@@ -36,6 +36,8 @@ pub mod label {
     pub const REVISION_UID: &str = "serving.knative.dev/revisionUID";
     /// The Route that an Ingress belongs to.
     pub const ROUTE: &str = "serving.knative.dev/route";
+    /// On an Ingress: the uid of the DomainMapping that it was made for.
+    pub const DOMAIN_MAPPING_UID: &str = "serving.knative.dev/domainMappingUID";
     /// `active`, `pending` or `reserve`.
     pub const ROUTING_STATE: &str = "serving.knative.dev/routingState";
     /// The core Service an EndpointSlice belongs to.
@@ -58,6 +60,8 @@ pub mod annotation {
     pub const SOCKET: &str = "dhow.dev/socket";
     /// On an EndpointSlice: a JSON object, pod name to Unix socket path, for pods served that way.
     pub const SOCKETS: &str = "dhow.dev/sockets";
+    /// On a Revision: when traffic last came to it or left it.
+    pub const ROUTING_STATE_MODIFIED: &str = "serving.knative.dev/routingStateModified";
     /// On a Node: a JSON array of the isolation properties this node cannot give, each a sentence.
     pub const MISSING_ISOLATION: &str = "dhow.dev/missing-isolation";
     /// On a Pod: how much it costs to delete it; the replica set controller picks the cheapest.

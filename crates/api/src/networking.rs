@@ -30,8 +30,29 @@ pub const CONDITIONS: ConditionSet = ConditionSet::living(&["NetworkConfigured",
 pub struct IngressSpec {
     #[serde(default)]
     pub rules: Vec<IngressRule>,
+    /// The certificates of hosts that are served over TLS, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tls: Vec<IngressTls>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub http_option: Option<String>,
+    pub http_option: Option<HttpOption>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IngressTls {
+    pub hosts: Vec<String>,
+    pub secret_name: String,
+    /// Must be the Ingress's own.
+    pub secret_namespace: String,
+}
+
+/// What becomes of plain HTTP from outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum HttpOption {
+    #[default]
+    Enabled,
+    /// Its clients are sent to HTTPS.
+    Redirected,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

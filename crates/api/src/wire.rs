@@ -91,6 +91,9 @@ pub struct Endpoints {
     pub console: String,
     pub metrics: String,
     pub registry: String,
+    /// Where the gateway speaks TLS, for hosts that have a certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway_tls: Option<String>,
     /// The gateway's listener on the pods' side; absent where pods have no network of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway_internal: Option<String>,

@@ -107,6 +107,9 @@ pub struct UpArgs {
     /// Where functions are called
     #[arg(long, env = "DHOW_GATEWAY_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     pub gateway_listen: SocketAddr,
+    /// The same over TLS, for hosts that have a certificate
+    #[arg(long, env = "DHOW_GATEWAY_TLS_LISTEN", default_value = "127.0.0.1:8443", value_name = "ADDRESS")]
+    pub gateway_tls_listen: SocketAddr,
     /// The platform API
     #[arg(long, env = "DHOW_CONSOLE_LISTEN", default_value = "127.0.0.1:8081", value_name = "ADDRESS")]
     pub console_listen: SocketAddr,

@@ -7,14 +7,17 @@
 
 mod autoscaler;
 mod configuration;
+mod domain;
 mod exposure;
 #[cfg(test)]
 mod fixtures;
 mod function;
+mod hosts;
 mod ownership;
 mod revision;
 mod route;
 mod service;
+mod settings;
 mod upkeep;
 
 use std::sync::Arc;
@@ -22,8 +25,9 @@ use std::sync::Arc;
 use api::autoscaling::PodAutoscaler;
 use api::build::Build;
 use api::function::Function;
-use api::names::label;
+use api::names::{SYSTEM_NAMESPACE, label};
 use api::networking::Ingress;
+use api::serving::domain::{ClusterDomainClaim, DomainMapping};
 use api::serving::{Configuration, Revision, Route, Service};
 use api::wire::GatewayMessage;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
@@ -47,6 +51,10 @@ pub struct Config {
     pub domain: String,
     /// The port at which people reach the gateway; part of every URL unless it is 80.
     pub gateway_port: u16,
+    /// The same for TLS, and 443.
+    pub gateway_tls_port: u16,
+    /// Dhow's own namespace, where operators put their settings.
+    pub namespace: String,
     /// The node that pods are bound to where no scheduler runs.
     pub node_name: String,
     /// `None` on one machine, where Dhow's own node runs the pods.
@@ -100,7 +108,7 @@ pub async fn run(client: Client, config: Config, duty: Duty, shutdown: Cancellat
     // A failure in here stops all in here, and nothing outside.
     let shutdown = shutdown.child_token();
     let exposure = config.cluster.as_ref().map(|cluster| cluster.exposure.clone());
-    let caches = caches(&duty, exposure.as_ref());
+    let caches = caches(&duty, exposure.as_ref(), &config.namespace);
     let mut controllers = vec![];
     let (mut collector, mut feed) = (None, None);
     if !matches!(duty, Duty::Autoscaler(_)) {
@@ -162,28 +170,36 @@ pub async fn run(client: Client, config: Config, duty: Duty, shutdown: Cancellat
 }
 
 /// From a Function, or a Knative Service, to a Deployment and a route to it.
-fn serving(client: &Client, caches: &Caches, config: &Config) -> [Controller; 5] {
+fn serving(client: &Client, caches: &Caches, config: &Config) -> [Controller; 7] {
     let applier = |name: &str| Applier::new(client.clone(), name, caches.clone());
     let clock = || config.clock.clone();
-    let hosts =
-        route::Hosts { domain: config.domain.clone(), port: config.gateway_port, cluster: config.cluster.clone() };
+    let hosts = hosts::Hosts {
+        domain: config.domain.clone(),
+        port: config.gateway_port,
+        tls_port: config.gateway_tls_port,
+        cluster: config.cluster.clone(),
+    };
+    let settings = settings::Settings { namespace: config.namespace.clone() };
     [
         function::controller(caches, applier("function"), clock(), config.cluster.clone().map(Arc::new)),
         service::controller(caches, applier("service"), clock()),
-        configuration::controller(caches, applier("configuration"), clock()),
+        configuration::controller(caches, applier("configuration"), clock(), settings.clone()),
         revision::controller(caches, applier("revision"), clock(), config.cluster.clone(), config.tags.clone()),
-        route::controller(caches, applier("route"), clock(), hosts),
+        route::controller(caches, applier("route"), clock(), hosts.clone(), settings.clone()),
+        domain::controller(caches, applier("domain"), clock(), hosts, settings.clone()),
+        settings::controller(caches, applier("settings"), clock(), settings),
     ]
 }
 
 /// What a cluster would bring along, but for the collector of garbage.
-fn upkeep(client: &Client, caches: &Caches, config: &Config) -> [Controller; 7] {
+fn upkeep(client: &Client, caches: &Caches, config: &Config) -> [Controller; 8] {
     let applier = |name: &str| Applier::new(client.clone(), name, caches.clone());
     let clock = || config.clock.clone();
     [
         upkeep::deployment::controller(caches, applier("deployment"), clock()),
         upkeep::replicaset::controller(caches, applier("replicaset"), clock(), config.node_name.clone()),
         upkeep::endpoints::controller(caches, applier("endpoints"), clock()),
+        upkeep::accounts::controller(caches, applier("accounts"), clock()),
         upkeep::namespaces::controller(caches, applier("namespaces"), client.clone()),
         upkeep::definitions::controller(caches, applier("definitions"), client.clone()),
         upkeep::podgc::controller(caches, applier("podgc"), clock()),
@@ -224,7 +240,7 @@ async fn drain(
 }
 
 /// One shared copy of every kind that any controller of this duty reads.
-fn caches(duty: &Duty, exposure: Option<&Exposure>) -> Caches {
+fn caches(duty: &Duty, exposure: Option<&Exposure>, namespace: &str) -> Caches {
     let scaled = Caches::builder()
         .kind::<PodAutoscaler>(&[])
         .kind::<Deployment>(&[])
@@ -239,6 +255,8 @@ fn caches(duty: &Duty, exposure: Option<&Exposure>) -> Caches {
         .kind::<Configuration>(&[])
         .kind::<Revision>(&[label::SERVICE])
         .kind::<Route>(&[])
+        .kind::<DomainMapping>(&[])
+        .kind::<ClusterDomainClaim>(&[])
         .kind::<Ingress>(&[])
         .kind::<core::Service>(&[]);
     let served = match exposure {
@@ -246,7 +264,7 @@ fn caches(duty: &Duty, exposure: Option<&Exposure>) -> Caches {
         None => served,
     };
     if let Duty::Controllers = duty {
-        return served.build();
+        return served.with(Cache::<ConfigMap>::new(&[]).only(namespace, "")).build();
     }
     served
         .kind::<ReplicaSet>(&[])
@@ -256,8 +274,13 @@ fn caches(duty: &Duty, exposure: Option<&Exposure>) -> Caches {
         .kind::<ServiceAccount>(&[])
         .kind::<Lease>(&[])
         .with(upkeep::definitions::cache())
-        // Only their metadata is read, by the collector; contents may be large or secret.
-        .with(Cache::<ConfigMap>::trimmed(&[], |c| (c.data, c.binary_data) = (None, None)))
+        // But for operators' settings only their metadata is read, by the collector; contents may be large or secret.
+        .with(Cache::<ConfigMap>::trimmed(&[], |c| {
+            c.binary_data = None;
+            if c.metadata.namespace.as_deref() != Some(SYSTEM_NAMESPACE) {
+                c.data = None;
+            }
+        }))
         .with(Cache::<Secret>::trimmed(&[], |s| (s.data, s.string_data) = (None, None)))
         .build()
 }

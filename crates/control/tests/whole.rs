@@ -52,6 +52,8 @@ impl Platform {
         let config = control::Config {
             domain: "localhost".into(),
             gateway_port: 8080,
+            gateway_tls_port: 8443,
+            namespace: "dhow-system".into(),
             node_name: "node".into(),
             cluster,
             tags: None,

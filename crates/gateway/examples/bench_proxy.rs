@@ -19,6 +19,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let threads = arguments.next().map_or(Ok(1), |n| n.parse())?;
     let config = Config {
         public: listen,
+        secure: None,
+        secure_port: None,
         internal: None,
         threads,
         limits: Limits::default(),

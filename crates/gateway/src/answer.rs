@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -185,6 +185,8 @@ impl Body for Answer {
 pub(crate) enum Problem<'a> {
     Malformed(Malformed),
     NoSuchHost(&'a str),
+    /// Not a problem to most: where to go instead, and with which method.
+    TlsOnly(String, Method),
     Starting,
     NoRoute,
     Refused(&'a Backend, Refusal, u64),
@@ -200,6 +202,7 @@ struct Wording {
     pod: Option<String>,
     service: Option<String>,
     retry_after: Option<&'static str>,
+    location: Option<String>,
 }
 
 impl Problem<'_> {
@@ -213,6 +216,9 @@ impl Problem<'_> {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         if let Some(seconds) = wording.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+        }
+        if let Some(location) = wording.location.and_then(|location| HeaderValue::try_from(location).ok()) {
+            headers.insert(header::LOCATION, location);
         }
         response
     }
@@ -228,6 +234,14 @@ impl Problem<'_> {
                 "UnknownHost",
                 format!("nothing is served at {host}; `dhow list` shows what there is"),
             ),
+            Self::TlsOnly(location, method) => {
+                // What is older than 308 makes a GET of everything.
+                let plain = method == Method::GET || method == Method::HEAD;
+                let status = if plain { StatusCode::MOVED_PERMANENTLY } else { StatusCode::PERMANENT_REDIRECT };
+                let mut wording = Wording::new(status, "TlsOnly", format!("this is served at {location}"));
+                wording.location = Some(location);
+                wording
+            }
             Self::Starting => {
                 let text = "the gateway has just started and does not know its routes yet".to_owned();
                 Wording::new(StatusCode::SERVICE_UNAVAILABLE, "Starting", text).retry("1")
@@ -278,7 +292,7 @@ fn late(backend: &Backend, timeout: u64) -> Wording {
 
 impl Wording {
     fn new(status: StatusCode, error: &'static str, message: String) -> Self {
-        Self { status, error, message, pod: None, service: None, retry_after: None }
+        Self { status, error, message, pod: None, service: None, retry_after: None, location: None }
     }
 
     fn of(mut self, backend: &Backend) -> Self {

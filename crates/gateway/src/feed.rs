@@ -14,12 +14,14 @@ use api::networking::{Ingress, SplitPolicy};
 use api::serving::Revision;
 use api::wire::{InstanceStarted, RevisionKey};
 use arc_swap::ArcSwap;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
+use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
 use crate::backend::Backend;
+use crate::certificates::{self, Certificates};
 use crate::endpoints::{self, Address, Listed, Ready};
 use crate::hub::Hub;
 use crate::peers::Own;
@@ -35,6 +37,7 @@ pub(crate) type Name = (String, String);
 pub(crate) struct Tables {
     pub public: Table<Arc<Backend>>,
     pub internal: Table<Arc<Backend>>,
+    pub certificates: Certificates,
     /// The gateways of this cluster, whose word about a request counts.
     pub gateways: Vec<SocketAddr>,
     /// Whether a missing host is missing, or only not seen yet.
@@ -63,11 +66,16 @@ struct Inner {
 struct Source {
     compiled: Compiled<Arc<Backend>>,
     names: HashSet<RevisionKey>,
+    /// Hosts, each with the Secret of its certificate.
+    secrets: Vec<(Box<str>, Name)>,
+    /// Of a DomainMapping: a Route that has the same host goes before it.
+    is_mapping: bool,
 }
 
 #[derive(Debug, Default)]
 struct Sources {
     ingresses: BTreeMap<Name, Source>,
+    certificates: HashMap<Name, Arc<CertifiedKey>>,
     slices: HashMap<RevisionKey, BTreeMap<String, Listed>>,
     failures: HashMap<RevisionKey, Arc<Failure>>,
     /// How each known revision's instances are probed, where they are. Most say nothing and share one check.
@@ -113,7 +121,8 @@ impl Feed {
             names.insert(key.clone());
             sources.resolve(&self.inner, key, policy)
         });
-        sources.ingresses.insert(name(ingress), Source { compiled, names });
+        let (secrets, is_mapping) = (secrets(ingress), ingress.labels().contains_key(label::DOMAIN_MAPPING_UID));
+        sources.ingresses.insert(name(ingress), Source { compiled, names, secrets, is_mapping });
     }
 
     pub fn remove_ingress(&self, ingress: &Ingress) {
@@ -131,13 +140,40 @@ impl Feed {
         let named: HashSet<RevisionKey> =
             sources.ingresses.values().flat_map(|source| source.names.iter().cloned()).collect();
         sources.retire(&named);
-        let all = || sources.ingresses.values().map(|source| &source.compiled);
+        let of = |mappings: bool| sources.ingresses.values().filter(move |source| source.is_mapping == mappings);
+        let all = || of(false).chain(of(true)).map(|source| &source.compiled);
+        let secrets = of(true).chain(of(false)).flat_map(|source| &source.secrets);
+        let certificate =
+            |(host, secret): &(Box<str>, Name)| Some((host.clone(), sources.certificates.get(secret)?.clone()));
         self.inner.tables.store(Arc::new(Tables {
             public: Table::assemble(Side::Public, all()),
             internal: Table::assemble(Side::Internal, all()),
+            certificates: secrets.filter_map(certificate).collect(),
             gateways: sources.gateways.clone(),
             complete: *self.inner.synced.borrow(),
         }));
+    }
+
+    /// A Secret with a certificate as it is now. Visible to clients after [`Feed::publish`].
+    pub fn secret(&self, secret: &Secret) {
+        let name = (secret.namespace().unwrap_or_default(), secret.name_any());
+        match certificates::read(secret) {
+            Ok(certificate) => drop(self.sources().certificates.insert(name, certificate)),
+            Err(why) => {
+                tracing::warn!(namespace = name.0, secret = name.1, why, "the certificate cannot be used");
+                self.sources().certificates.remove(&name);
+            }
+        }
+    }
+
+    pub fn remove_secret(&self, secret: &Secret) {
+        let name = (secret.namespace().unwrap_or_default(), secret.name_any());
+        self.sources().certificates.remove(&name);
+    }
+
+    /// After a new list of them.
+    pub(crate) fn retain_secrets(&self, seen: &HashSet<Name>) {
+        self.sources().certificates.retain(|name, _| seen.contains(name));
     }
 
     /// Everything there was at the start has been seen: from now on an unknown host does not exist.
@@ -357,6 +393,17 @@ impl Sources {
 
 fn name(ingress: &Ingress) -> Name {
     (ingress.namespace().unwrap_or_default(), ingress.name_any())
+}
+
+/// The hosts of an Ingress that have a certificate. A Secret of another namespace is not its to use.
+fn secrets(ingress: &Ingress) -> Vec<(Box<str>, Name)> {
+    let own = ingress.namespace().unwrap_or_default();
+    let near = ingress.spec.tls.iter().filter(|tls| tls.secret_namespace.is_empty() || tls.secret_namespace == own);
+    near.flat_map(|tls| {
+        let secret = (own.clone(), tls.secret_name.clone());
+        tls.hosts.iter().map(move |host| (host.to_ascii_lowercase().into_boxed_str(), secret.clone()))
+    })
+    .collect()
 }
 
 fn revision_key(revision: &Revision) -> RevisionKey {

@@ -15,11 +15,12 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 
+use crate::connection::LocalExecutor;
 use crate::io::Stream;
 use crate::request::{Exchange, Failure};
 use crate::slots::Instance;
 use crate::upstream::Outbound;
-use crate::worker::{LocalExecutor, Worker};
+use crate::worker::Worker;
 
 pub(crate) async fn run(
     exchange: &mut Exchange<'_>,

@@ -60,15 +60,31 @@ pub(crate) struct Seen {
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub ip: IpAddr,
+    /// Whether it speaks TLS.
+    pub secure: bool,
     address: HeaderValue,
 }
 
 impl Peer {
-    pub fn new(ip: IpAddr) -> Self {
+    pub fn new(ip: IpAddr, secure: bool) -> Self {
         let ip = ip.to_canonical();
         let address = HeaderValue::from_str(&ip.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        Self { ip, address }
+        Self { ip, secure, address }
     }
+
+    fn scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
+    }
+}
+
+/// Where a client of plain HTTP finds the same over TLS, unless something in front of us speaks it already.
+pub(crate) fn over_tls<B>(request: &Request<B>, host: &str, port: u16) -> Option<String> {
+    if request.headers().get(X_FORWARDED_PROTO).is_some_and(|proto| proto == "https") {
+        return None;
+    }
+    let port = if port == 443 { String::new() } else { format!(":{port}") };
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    Some(format!("https://{host}{port}{path}"))
 }
 
 /// The host a request is for, as the client wrote it, port included.
@@ -227,7 +243,7 @@ pub(crate) fn introduce(
     append(headers, seen.forwarded_for, X_FORWARDED_FOR, peer.address.clone());
     append(headers, seen.forwarded, header::FORWARDED, forwarded());
     if !seen.forwarded_proto {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(peer.scheme()));
     }
     if !seen.forwarded_host {
         headers.insert(X_FORWARDED_HOST, host.clone());
@@ -320,7 +336,8 @@ pub(crate) fn forwarded(peer: &Peer, host: &HeaderValue) -> HeaderValue {
     }
     text.put_slice(b";host=\"");
     text.put_slice(host.as_bytes());
-    text.put_slice(b"\";proto=http");
+    text.put_slice(b"\";proto=");
+    text.put_slice(peer.scheme().as_bytes());
     HeaderValue::from_maybe_shared(text.freeze()).expect("an address and a checked host are header text")
 }
 
@@ -403,7 +420,7 @@ mod tests {
     /// The request's headers as the instance sees them, random numbers being 0, 1, 2...
     fn check(given: &[(&str, &str)]) -> Vec<String> {
         let mut headers = request(Version::HTTP_11, "/", given).headers().clone();
-        let (peer, host) = (Peer::new("10.1.2.3".parse().unwrap()), HeaderValue::from_static("a.test:80"));
+        let (peer, host) = (Peer::new("10.1.2.3".parse().unwrap(), false), HeaderValue::from_static("a.test:80"));
         let mut next = 0;
         let random = || {
             next += 1;

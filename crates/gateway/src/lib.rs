@@ -6,6 +6,8 @@
 
 mod answer;
 mod backend;
+mod certificates;
+mod connection;
 mod endpoints;
 mod feed;
 mod h2c;
@@ -48,6 +50,10 @@ use crate::table::Side;
 pub struct Config {
     /// Serves what is visible from outside.
     pub public: SocketAddr,
+    /// The same as `public`, over TLS, for hosts that have a certificate.
+    pub secure: Option<SocketAddr>,
+    /// The port at which the outside world reaches `secure`, if it is another than it listens on.
+    pub secure_port: Option<u16>,
     /// The pods' side: also serves cluster-local hosts.
     pub internal: Option<SocketAddr>,
     pub threads: usize,
@@ -95,6 +101,8 @@ impl Default for Limits {
 pub enum GatewayError {
     #[error("the gateway cannot listen on {address}: {source}")]
     Bind { address: SocketAddr, source: std::io::Error },
+    #[error("the gateway cannot speak TLS: {0}")]
+    Tls(#[from] rustls::Error),
     #[error("the gateway cannot start a thread: {0}")]
     Thread(#[source] std::io::Error),
     #[error("a gateway thread ended: {0}")]
@@ -105,7 +113,25 @@ pub enum GatewayError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
     pub public: SocketAddr,
+    pub secure: Option<SocketAddr>,
     pub internal: Option<SocketAddr>,
+}
+
+/// What a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    Public,
+    Secure,
+    Internal,
+}
+
+impl Door {
+    pub fn side(self) -> Side {
+        match self {
+            Self::Public | Self::Secure => Side::Public,
+            Self::Internal => Side::Internal,
+        }
+    }
 }
 
 /// A bound gateway that does not serve yet; clients that connect meanwhile wait.
@@ -113,8 +139,10 @@ pub struct Addresses {
 pub struct Gateway {
     feed: Feed,
     addresses: Addresses,
+    /// Where clients of plain HTTP are sent that should speak TLS.
+    https_port: Option<u16>,
     /// One set per thread.
-    listeners: Vec<Vec<(TcpListener, Side)>>,
+    listeners: Vec<Vec<(TcpListener, Door)>>,
     limits: Limits,
     grace: Duration,
 }
@@ -123,20 +151,20 @@ impl Gateway {
     /// Binds all listeners and registers the metrics.
     pub fn bind(config: Config, registry: &mut Registry) -> Result<Self, GatewayError> {
         let threads = config.threads.max(1);
-        let (public, listeners) = listen::bind(config.public, threads)?;
-        let mut listeners: Vec<_> = listeners.into_iter().map(|l| vec![(l, Side::Public)]).collect();
-        let internal = match config.internal {
-            Some(address) => {
-                let (address, more) = listen::bind(address, threads)?;
-                listeners.iter_mut().zip(more).for_each(|(all, one)| all.push((one, Side::Internal)));
-                Some(address)
-            }
-            None => None,
+        let mut listeners: Vec<Vec<(TcpListener, Door)>> = (0..threads).map(|_| vec![]).collect();
+        let mut open = |address: SocketAddr, door: Door| {
+            let (bound, more) = listen::bind(address, threads)?;
+            listeners.iter_mut().zip(more).for_each(|(all, one)| all.push((one, door)));
+            Ok::<_, GatewayError>(bound)
         };
+        let public = open(config.public, Door::Public)?;
+        let secure = config.secure.map(|address| open(address, Door::Secure)).transpose()?;
+        let internal = config.internal.map(|address| open(address, Door::Internal)).transpose()?;
         let hub = Hub::new(Metrics::register(registry), config.limits.queue, config.name, config.cluster.is_some());
         let feed = Feed::new(hub, config.cluster);
-        let addresses = Addresses { public, internal };
-        Ok(Self { feed, addresses, listeners, limits: config.limits, grace: config.grace })
+        let addresses = Addresses { public, secure, internal };
+        let https_port = config.secure_port.or(secure.map(|address| address.port()));
+        Ok(Self { feed, addresses, https_port, listeners, limits: config.limits, grace: config.grace })
     }
 
     pub fn addresses(&self) -> Addresses {
@@ -174,11 +202,14 @@ impl Gateway {
         let _ends_threads = drain.clone().drop_guard();
         let (ended, mut endings) = mpsc::unbounded_channel();
         let open = Arc::default();
+        let tls = certificates::server(self.feed.clone())?;
         let count = self.listeners.len();
         for (number, listeners) in self.listeners.into_iter().enumerate() {
             let plan = worker::Plan {
                 listeners,
                 feed: self.feed.clone(),
+                tls: tls.clone(),
+                https_port: self.https_port,
                 limits: self.limits,
                 open: Arc::clone(&open),
                 drain: drain.clone(),

@@ -111,6 +111,14 @@ fn find<'a>(front: &Front, host: &'a HeaderValue, request: &Request<Incoming>) -
     };
     match table.find(name, request.uri().path(), request.headers()) {
         Some(rule) => {
+            if rule.https_only
+                && front.side == Side::Public
+                && !front.peer.secure
+                && let Some(port) = front.worker.https_port
+                && let Some(location) = headers::over_tls(request, name, port)
+            {
+                return Err(Problem::TlsOnly(location, request.method().clone()));
+            }
             let passed_on = passed_on(front, &tables, request);
             let chosen = passed_on.and_then(|revision| rule.to(|backend| backend.key.revision == revision));
             let origin = match passed_on {

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use api::networking::{HttpPath, Ingress, IngressRule, Split, SplitPolicy, Visibility};
+use api::networking::{HttpOption, HttpPath, Ingress, IngressRule, Split, SplitPolicy, Visibility};
 use api::wire::RevisionKey;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -28,6 +28,8 @@ pub struct PathRule<B> {
     prefix: String,
     headers: Vec<(HeaderName, HeaderValue)>,
     pub rewrite_host: Option<HeaderValue>,
+    /// From outside it is served over TLS only.
+    pub https_only: bool,
     routes: Vec<Arc<Route<B>>>,
 }
 
@@ -66,17 +68,26 @@ pub enum Side {
 
 /// Compiles one Ingress. `resolve` turns a back end's name and policy into what the request path uses.
 pub fn compile<B>(ingress: &Ingress, resolve: &mut impl FnMut(RevisionKey, &SplitPolicy) -> B) -> Compiled<B> {
-    let rules = ingress.spec.rules.iter().map(|rule| compile_rule(rule, resolve)).collect();
+    let https_only = ingress.spec.http_option == Some(HttpOption::Redirected);
+    let rules = ingress.spec.rules.iter().map(|rule| compile_rule(rule, https_only, resolve)).collect();
     Compiled { rules }
 }
 
-fn compile_rule<B>(rule: &IngressRule, resolve: &mut impl FnMut(RevisionKey, &SplitPolicy) -> B) -> CompiledRule<B> {
+fn compile_rule<B>(
+    rule: &IngressRule,
+    https_only: bool,
+    resolve: &mut impl FnMut(RevisionKey, &SplitPolicy) -> B,
+) -> CompiledRule<B> {
     let hosts = rule.hosts.iter().map(|h| h.to_ascii_lowercase().into_boxed_str()).collect();
-    let paths = rule.http.paths.iter().map(|path| Arc::new(compile_path(path, resolve))).collect();
+    let paths = rule.http.paths.iter().map(|path| Arc::new(compile_path(path, https_only, resolve))).collect();
     CompiledRule { hosts, visibility: rule.visibility, paths }
 }
 
-fn compile_path<B>(path: &HttpPath, resolve: &mut impl FnMut(RevisionKey, &SplitPolicy) -> B) -> PathRule<B> {
+fn compile_path<B>(
+    path: &HttpPath,
+    https_only: bool,
+    resolve: &mut impl FnMut(RevisionKey, &SplitPolicy) -> B,
+) -> PathRule<B> {
     let mut below = 0;
     let mut routes = vec![];
     for split in path.splits.iter().filter(|split| split.percent > 0) {
@@ -86,6 +97,7 @@ fn compile_path<B>(path: &HttpPath, resolve: &mut impl FnMut(RevisionKey, &Split
     PathRule {
         prefix: path.path.clone().unwrap_or_default(),
         headers: path.headers.iter().filter_map(|(name, want)| header(name, &want.exact)).collect(),
+        https_only,
         rewrite_host: path.rewrite_host.as_deref().and_then(|host| HeaderValue::from_str(host).ok()),
         routes,
     }

@@ -1,6 +1,7 @@
 //! Brings objects from the API server to the [`Feed`].
 //!
-//! Owns: three watches, and on a cluster a fourth for the few pods that are about to be removed, each of which starts over by itself for as long as the gateway runs. Must not know: what the
+//! Owns: four watches, and on a cluster a fifth for the few pods that are about to be removed, each of which starts over by
+//! itself for as long as the gateway runs. Must not know: what the
 //! objects mean. The surprise: changes that arrive together are published together, so a burst costs one new table.
 
 use std::collections::HashSet;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use api::names::label;
 use backon::ExponentialBuilder;
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::runtime::watcher::{self, Event, ExponentialBackoff};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -27,6 +28,7 @@ enum First {
     Ingresses,
     Slices,
     Revisions,
+    Secrets,
     Draining,
 }
 
@@ -70,6 +72,7 @@ pub(crate) async fn run(client: Client, feed: &Feed) {
             Change::Flush => {}
         },
     );
+    let secrets = certificates(client.clone(), first.clone(), feed);
     let draining = async {
         // Where the node itself drains nobody marks a pod.
         if feed.hub().probes {
@@ -84,6 +87,8 @@ pub(crate) async fn run(client: Client, feed: &Feed) {
                 First::Slices => seen_slices = true,
                 // A revision's failure only words an answer; nothing waits for it.
                 First::Revisions => {}
+                // Without a certificate a client does not come so far as to ask for a host.
+                First::Secrets => {}
                 // Until it is seen that a pod drains, its end has not been written either.
                 First::Draining => {}
             }
@@ -92,7 +97,24 @@ pub(crate) async fn run(client: Client, feed: &Feed) {
             }
         }
     };
-    tokio::join!(ingresses, slices, revisions, draining, completion);
+    tokio::join!(ingresses, slices, revisions, secrets, draining, completion);
+}
+
+/// The Secrets that hold certificates, and none of the others.
+async fn certificates(client: Client, first: mpsc::Sender<First>, feed: &Feed) {
+    follow(
+        Api::all(client),
+        watcher::Config::default().fields("type=kubernetes.io/tls"),
+        first,
+        || First::Secrets,
+        |event: Change<Secret>| match event {
+            Change::Now(secret) => feed.secret(&secret),
+            Change::Gone(secret) => feed.remove_secret(&secret),
+            Change::Listed(seen) => feed.retain_secrets(&seen),
+            Change::Flush => feed.publish(),
+        },
+    )
+    .await;
 }
 
 /// The pods that are about to be removed, which are few, and none of the others.

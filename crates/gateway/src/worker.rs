@@ -6,36 +6,30 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::Request;
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalOptions;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::feed::Feed;
 use crate::headers::Peer;
 use crate::hub::Hub;
-use crate::io::{Client, Patience, Pulse};
+use crate::io::{Patience, Pulse};
 use crate::table::Side;
 use crate::upstream::Pool;
-use crate::{Limits, request};
+use crate::{Door, Limits, connection};
 
 /// How exactly deadlines and patience are kept.
 const TICK: Duration = Duration::from_millis(100);
@@ -43,20 +37,13 @@ const TICK: Duration = Duration::from_millis(100);
 const SWEEP_TICKS: u64 = 10;
 /// After accept failed for want of descriptors or memory: trying at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
-/// What a client sends first when it speaks HTTP/2 without asking.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Bytes of a body read ahead of its reader.
-const BUFFER: usize = 64 * 1024;
-/// Streams of one HTTP/2 connection, and the memory that their bodies may take in buffers.
-const H2_STREAMS: u32 = 256;
-const H2_STREAM_WINDOW: u32 = 256 * 1024;
-const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
-const H2_PING: Duration = Duration::from_secs(30);
 
 /// What a thread is started with.
 pub(crate) struct Plan {
-    pub listeners: Vec<(std::net::TcpListener, Side)>,
+    pub listeners: Vec<(std::net::TcpListener, Door)>,
     pub feed: Feed,
+    pub tls: Arc<rustls::ServerConfig>,
+    pub https_port: Option<u16>,
     pub limits: Limits,
     /// Open connections of all threads.
     pub open: Arc<AtomicUsize>,
@@ -78,7 +65,9 @@ pub(crate) struct Worker {
     draining: Cell<bool>,
     /// Something to watch over again, or nothing left.
     changed: Notify,
-    limits: Limits,
+    pub limits: Limits,
+    pub tls: TlsAcceptor,
+    pub https_port: Option<u16>,
     open: Arc<AtomicUsize>,
 }
 
@@ -144,6 +133,8 @@ async fn serve(plan: Plan) -> std::io::Result<()> {
         draining: Cell::new(false),
         changed: Notify::new(),
         limits: plan.limits,
+        tls: plan.tls.into(),
+        https_port: plan.https_port,
         open: plan.open,
         feed: plan.feed,
     });
@@ -153,9 +144,9 @@ async fn serve(plan: Plan) -> std::io::Result<()> {
     chores.spawn_local(tick(worker.clone()));
     chores.spawn_local(sweep_when_told(worker.clone(), sweep));
     let mut accepting = JoinSet::new();
-    for (listener, side) in plan.listeners {
+    for (listener, door) in plan.listeners {
         let listener = TcpListener::from_std(listener)?;
-        accepting.spawn_local(accept(worker.clone(), listener, side, plan.drain.clone()));
+        accepting.spawn_local(accept(worker.clone(), listener, door, plan.drain.clone()));
     }
     while accepting.join_next().await.is_some() {}
     // What is left after the grace ends with the runtime.
@@ -163,14 +154,14 @@ async fn serve(plan: Plan) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn accept(worker: Rc<Worker>, listener: TcpListener, side: Side, drain: CancellationToken) {
+async fn accept(worker: Rc<Worker>, listener: TcpListener, door: Door, drain: CancellationToken) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = drain.cancelled() => break,
         };
         match accepted {
-            Ok((stream, address)) => worker.admit(stream, address, side),
+            Ok((stream, address)) => worker.admit(stream, address, door),
             Err(error) => {
                 tracing::debug!(%error, "accept failed");
                 sleep(ACCEPT_PAUSE).await;
@@ -179,7 +170,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, side: Side, drain: Ca
     }
     // The kernel has already promised these clients a connection; closing the listener would reset them.
     while let Poll::Ready(Ok((stream, address))) = listener.poll_accept(&mut Context::from_waker(Waker::noop())) {
-        worker.admit(stream, address, side);
+        worker.admit(stream, address, door);
     }
 }
 
@@ -264,7 +255,7 @@ impl Worker {
         Held(self.open.clone())
     }
 
-    fn admit(self: &Rc<Self>, stream: TcpStream, address: SocketAddr, side: Side) {
+    fn admit(self: &Rc<Self>, stream: TcpStream, address: SocketAddr, door: Door) {
         if self.open.fetch_add(1, Relaxed) >= self.limits.connections {
             self.open.fetch_sub(1, Relaxed);
             self.hub.metrics.connections_refused.inc();
@@ -282,13 +273,13 @@ impl Worker {
         let front = Rc::new(Front {
             worker: self.clone(),
             pulse,
-            peer: Peer::new(address.ip()),
-            side,
+            peer: Peer::new(address.ip(), door == Door::Secure),
+            side: door.side(),
             forwarded: RefCell::new(None),
         });
         self.tasks.spawn_local(async move {
             let _leaves = Leaves(front.worker.clone(), id);
-            connection(front, stream).await;
+            connection::serve(front, stream).await;
         });
     }
 
@@ -296,6 +287,10 @@ impl Worker {
         self.connections.borrow_mut().remove(&id);
         self.open.fetch_sub(1, Relaxed);
         self.hub.metrics.connections.dec();
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
     }
 
     async fn drain(&self) {
@@ -306,145 +301,6 @@ impl Worker {
         self.pool.borrow_mut().close();
         self.tasks.close();
         self.tasks.wait().await;
-    }
-}
-
-/// Serves one client until either side is done.
-async fn connection(front: Rc<Front>, stream: TcpStream) {
-    // A socket that is gone already shows on the first read.
-    let _ = stream.set_nodelay(true);
-    let Some(http2) = speaks_http2(&front, &stream).await else { return };
-    let pulse = front.pulse.clone();
-    let io = TokioIo::new(Client::new(stream, pulse.clone()));
-    let worker = front.worker.clone();
-    let service = service_fn(move |request: Request<Incoming>| request::serve(front.clone(), request));
-    if http2 {
-        pulse.is_http2();
-        let connection = h2_builder(&worker.limits).serve_connection(io, service);
-        Serve { connection, pulse, worker, told: false }.await;
-    } else {
-        let connection = h1_builder(&worker.limits).serve_connection(io, service).with_upgrades();
-        Serve { connection, pulse, worker, told: false }.await;
-    }
-}
-
-/// Looks at the first bytes without taking them. `None` if there will be none.
-async fn speaks_http2(front: &Front, stream: &TcpStream) -> Option<bool> {
-    let mut first = [0; PREFACE.len()];
-    loop {
-        // A connection that has sent nothing has nothing to lose.
-        let over = std::future::poll_fn(|cx| {
-            front.pulse.listen(cx);
-            let over = front.worker.draining.get() || front.pulse.is_over();
-            if over { Poll::Ready(()) } else { Poll::Pending }
-        });
-        let count = tokio::select! {
-            biased;
-            count = stream.peek(&mut first) => count.ok()?,
-            () = over => return None,
-        };
-        match count {
-            0 => return None,
-            // No method but HTTP/2's preface begins like this.
-            count if count >= 3 || !PREFACE.starts_with(&first[..count]) => return Some(first.starts_with(b"PRI")),
-            _ if front.worker.draining.get() || front.pulse.is_over() => return None,
-            // Too few bytes to tell, which are still there and would be peeked again at once.
-            _ => sleep(Duration::from_millis(5)).await,
-        }
-    }
-}
-
-fn h1_builder(limits: &Limits) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    // The tick keeps the head's deadline; see `Pulse`.
-    builder
-        .header_read_timeout(None)
-        .max_header_size(limits.header_bytes)
-        .max_buf_size(limits.header_bytes.max(BUFFER));
-    builder
-}
-
-fn h2_builder(limits: &Limits) -> http2::Builder<LocalExecutor> {
-    let mut builder = http2::Builder::new(LocalExecutor);
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(H2_STREAMS)
-        .initial_stream_window_size(H2_STREAM_WINDOW)
-        .initial_connection_window_size(H2_CONNECTION_WINDOW)
-        .max_send_buf_size(H2_STREAM_WINDOW as usize)
-        .max_header_list_size(limits.header_bytes as u32)
-        .keep_alive_interval(H2_PING)
-        .keep_alive_timeout(H2_PING);
-    builder
-}
-
-/// Puts the streams of an HTTP/2 connection on the thread's runtime, where the connection itself runs; they end with it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LocalExecutor;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
-    }
-}
-
-/// A connection, ended by its pulse and told once when the gateway drains.
-struct Serve<C> {
-    connection: C,
-    pulse: Arc<Pulse>,
-    worker: Rc<Worker>,
-    told: bool,
-}
-
-/// What both protocols' connections can do.
-trait Graceful: Future<Output = hyper::Result<()>> + Unpin {
-    fn finish(self: Pin<&mut Self>);
-}
-
-impl<S, B> Graceful for http1::UpgradeableConnection<TokioIo<Client>, S>
-where
-    S: hyper::service::HttpService<Incoming, ResBody = B>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    B: http_body::Body + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    fn finish(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
-}
-
-impl<S, B> Graceful for http2::Connection<TokioIo<Client>, S, LocalExecutor>
-where
-    S: hyper::service::HttpService<Incoming, ResBody = B>,
-    S::Future: 'static,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    B: http_body::Body + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    fn finish(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
-}
-
-impl<C: Graceful> Future for Serve<C> {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        this.pulse.listen(cx);
-        let over = this.pulse.is_over();
-        if over && this.told {
-            return Poll::Ready(());
-        }
-        // An idle client is told that the connection ends; one in the middle of a head is dropped at the next tick.
-        if (over || this.worker.draining.get()) && !this.told {
-            this.told = true;
-            Pin::new(&mut this.connection).finish();
-        }
-        // A client's protocol error has been answered by hyper, and is nobody's news.
-        Pin::new(&mut this.connection).poll(cx).map(|_| ())
     }
 }
 

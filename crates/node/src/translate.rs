@@ -93,12 +93,12 @@ fn image_of(container: &Container, namespace: &str, registry: &str) -> Result<Im
             "{image} is not in the built-in registry {registry}, and other registries' images are not run here"
         )));
     }
-    if parsed.digest().is_none() {
-        return Err(no_provider(format!("{image} must be named by its digest (…@sha256:…)")));
-    }
-    if parsed.namespace() != Some(namespace) {
+    if !parsed.is_for(namespace) {
         let message = format!("{image} belongs to another namespace; pods of {namespace} run images of {namespace}/…");
         return Err(Refusal { reason: reason::IMAGE_FORBIDDEN, message });
+    }
+    if parsed.digest().is_none() {
+        return Err(no_provider(format!("{image} must be named by its digest (…@sha256:…)")));
     }
     Ok(parsed)
 }

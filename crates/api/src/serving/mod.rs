@@ -1,8 +1,9 @@
-//! Knative Serving's `v1` kinds: Service, Configuration, Revision, Route.
+//! Knative Serving's `v1` kinds: Service, Configuration, Revision, Route; `domain` has its `v1beta1` one.
 //!
 //! Users write a Service's `spec`; the service controller writes the Configuration's and the Route's; the
 //! configuration controller stamps Revisions, whose `spec` never changes. Each controller writes its own `status`.
 
+pub mod domain;
 pub mod pod;
 pub mod rules;
 pub mod scaling;
@@ -256,6 +257,11 @@ pub struct RevisionStatus {
     pub actual_replicas: Option<i32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub desired_replicas: Option<i32>,
+}
+
+/// The host of a Route, or of one of its tags, that only the cluster's own clients may use.
+pub fn local_host(name: &str, namespace: &str) -> String {
+    format!("{name}.{namespace}.svc.cluster.local")
 }
 
 impl RevisionSpec {

@@ -200,10 +200,27 @@ fn references(path: &str, target: &TrafficTarget, whole: bool) -> Vec<Complaint>
     match (revision, configuration) {
         (_, true) if whole => all.push(Complaint::forbidden(format!("{path}.configurationName"))),
         (true, true) => all.push(Complaint::new(either(), "expected exactly one, got both")),
+        (true, false) => all.extend(key_name(format!("{path}.revisionName"), target.revision_name.as_deref())),
+        (false, true) => {
+            all.extend(key_name(format!("{path}.configurationName"), target.configuration_name.as_deref()))
+        }
         (false, false) if !whole => all.push(Complaint::new(either(), "expected exactly one, got neither")),
         _ => {}
     }
     all
+}
+
+/// What Kubernetes calls a qualified name, less its prefix, which no object's name has.
+fn key_name(path: String, name: Option<&str>) -> Option<Complaint> {
+    let name = name?;
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let fits =
+        name.len() <= 63 && edge(name.chars().next()) && edge(name.chars().next_back()) && name.chars().all(inner);
+    let why = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
+               alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
+               '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+    (!fits).then(|| Complaint::new(path, format!("invalid key name {name:?}")).because(why))
 }
 
 #[cfg(test)]

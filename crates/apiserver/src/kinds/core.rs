@@ -1,5 +1,6 @@
 //! Rows of `core/v1` (Pods and Events have files of their own), `discovery.k8s.io` and `coordination.k8s.io`.
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 use store::Durability;
 
@@ -51,11 +52,25 @@ pub static CONFIG_MAP: Strategy = Strategy {
             }
         }
         errors.extend(immutable_data(map, old, &["data", "binaryData"]));
+        errors.extend(operators_settings(map));
         errors
     },
     columns: Columns::Printed(builtin::CONFIG_MAP),
     ..Strategy::BASE
 };
+
+/// A setting that cannot be is refused, as Knative's admission does: by a default in its place nobody would be served.
+fn operators_settings(map: &Value) -> Vec<FieldError> {
+    let (meta, data) = (&map["metadata"], api::config::Data::deserialize(&map["data"]).unwrap_or_default());
+    if meta["namespace"] != api::names::SYSTEM_NAMESPACE {
+        return vec![];
+    }
+    let complaints = api::config::complaints(meta["name"].as_str().unwrap_or_default(), &data);
+    complaints
+        .into_iter()
+        .map(|(key, why)| FieldError::invalid(format!("data[{key}]"), data[&key].as_str(), why))
+        .collect()
+}
 
 pub static SECRET: Strategy = Strategy {
     kind: "Secret",

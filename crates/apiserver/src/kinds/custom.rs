@@ -1,7 +1,7 @@
 //! Rows of the kinds that come with CustomResourceDefinitions: ours and Knative's.
 
 use api::serving::rules::{self, Complaint};
-use api::serving::{self, RevisionSpec};
+use api::serving::{self, RevisionSpec, domain};
 use kube::CustomResourceExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -114,6 +114,43 @@ pub static ROUTE: Strategy = Strategy {
     ..CUSTOM
 };
 
+pub static DOMAIN_MAPPING: Strategy = Strategy {
+    group: "serving.knative.dev",
+    version: "v1beta1",
+    kind: "DomainMapping",
+    plural: "domainmappings",
+    singular: "domainmapping",
+    short_names: &["dm"],
+    categories: KNATIVE,
+    shape: Shape::Custom(domain::DomainMapping::crd),
+    sign: authors::sign,
+    default: |mapping| {
+        let namespace = mapping["metadata"]["namespace"].clone();
+        if let Some(reference) = mapping.pointer_mut("/spec/ref").and_then(Value::as_object_mut) {
+            set_default(reference, "namespace", namespace);
+        }
+    },
+    validate: |mapping, old| {
+        let said = said(mapping, old, |m: domain::DomainMapping, _| domain::rules(&m.metadata, &m.spec));
+        authors::changed_creator(mapping, old).into_iter().chain(said).collect()
+    },
+    ..CUSTOM
+};
+
+pub static DOMAIN_CLAIM: Strategy = Strategy {
+    group: "networking.internal.knative.dev",
+    version: "v1alpha1",
+    kind: "ClusterDomainClaim",
+    plural: "clusterdomainclaims",
+    singular: "clusterdomainclaim",
+    short_names: &["cdc"],
+    categories: &["knative-internal", "networking"],
+    namespaced: false,
+    status: None,
+    shape: Shape::Custom(domain::ClusterDomainClaim::crd),
+    ..CUSTOM
+};
+
 pub static POD_AUTOSCALER: Strategy = Strategy {
     group: "autoscaling.internal.knative.dev",
     version: "v1alpha1",
@@ -199,16 +236,78 @@ fn default_revision(spec: Option<&mut Value>) {
     set_default(spec, "timeoutSeconds", RevisionSpec::DEFAULT_TIMEOUT_SECONDS);
     set_default(spec, "containerConcurrency", 0);
     set_default(spec, "enableServiceLinks", false);
-    let containers = spec.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten();
-    for (i, container) in containers.filter_map(Value::as_object_mut).enumerate() {
-        let name = match i {
-            0 => api::names::USER_CONTAINER.to_owned(),
-            i => format!("{}-{i}", api::names::USER_CONTAINER),
-        };
+    let volumes = spec.get("volumes").cloned().unwrap_or_default();
+    for (of, name) in [("initContainers", INIT_CONTAINER), ("containers", api::names::USER_CONTAINER)] {
+        let Some(containers) = spec.get_mut(of).and_then(Value::as_array_mut) else { continue };
+        default_names(containers, name);
+        let only = containers.len() == 1;
+        for container in containers.iter_mut().filter_map(Value::as_object_mut) {
+            set_default(container, "resources", json!({}));
+            default_mounts(container, &volumes);
+            if of == "containers" {
+                let serves = only || container.get("ports").and_then(Value::as_array).is_some_and(|p| !p.is_empty());
+                default_probes(container, serves);
+            }
+        }
+    }
+}
+
+const INIT_CONTAINER: &str = "init-container";
+
+/// The name of the one that has none; several of them, or one beside others, are numbered, past the numbers that are taken.
+fn default_names(containers: &mut [Value], name: &str) {
+    let taken: Vec<String> = containers.iter().filter_map(|c| c["name"].as_str()).map(str::to_owned).collect();
+    let is_numbered = containers.len() > 1 || taken.iter().any(|taken| taken == name);
+    let mut numbered = (0..).map(|i| format!("{name}-{i}")).filter(|name| !taken.contains(name));
+    for container in containers.iter_mut().filter_map(Value::as_object_mut) {
         if container.get("name").is_none_or(|name| name == "") {
+            let name = if is_numbered { numbered.next().unwrap_or_default() } else { name.to_owned() };
             container.insert("name".into(), name.into());
         }
-        set_default(container, "resources", json!({}));
+    }
+}
+
+/// What a program cannot write to is mounted so.
+fn default_mounts(container: &mut serde_json::Map<String, Value>, volumes: &Value) {
+    let writable = |name: &Value| {
+        let volume = volumes.as_array().into_iter().flatten().find(|volume| volume["name"] == *name);
+        volume.is_none_or(|v| ["emptyDir", "persistentVolumeClaim", "ephemeral"].iter().any(|of| v[*of].is_object()))
+    };
+    let mounts = container.get_mut("volumeMounts").and_then(Value::as_array_mut).into_iter().flatten();
+    for mount in mounts.filter(|mount| !writable(&mount["name"])).filter_map(Value::as_object_mut) {
+        mount.insert("readOnly".into(), true.into());
+    }
+}
+
+/// A container that serves is ready when it accepts connections, unless it says better.
+fn default_probes(container: &mut serde_json::Map<String, Value>, serves: bool) {
+    if serves {
+        set_default(container, "readinessProbe", json!({}));
+    }
+    let is_set = |probe: &serde_json::Map<String, Value>, field: &str| probe.get(field).is_some_and(|v| !v.is_null());
+    if let Some(probe) = container.get_mut("readinessProbe").and_then(Value::as_object_mut) {
+        if serves && !["tcpSocket", "httpGet", "exec", "grpc"].iter().any(|how| is_set(probe, how)) {
+            probe.insert("tcpSocket".into(), json!({"port": 0}));
+        }
+        let unset = |probe: &serde_json::Map<String, Value>, field: &str| probe.get(field).is_none_or(|v| *v == 0);
+        let mut default = |field: &str, value: u8| {
+            if unset(probe, field) {
+                probe.insert(field.to_owned(), value.into());
+            }
+        };
+        default("successThreshold", 1);
+        if !unset(probe, "periodSeconds") {
+            for (field, value) in [("failureThreshold", 3), ("timeoutSeconds", 1)] {
+                if unset(probe, field) {
+                    probe.insert(field.to_owned(), value.into());
+                }
+            }
+        }
+    }
+    for of in ["readinessProbe", "livenessProbe", "startupProbe"] {
+        if let Some(grpc) = container.get_mut(of).and_then(|p| p.get_mut("grpc")).and_then(Value::as_object_mut) {
+            set_default(grpc, "service", "");
+        }
     }
 }
 

@@ -188,6 +188,8 @@ static ROWS: &[&Strategy] = &[
     &custom::CONFIGURATION,
     &custom::REVISION,
     &custom::ROUTE,
+    &custom::DOMAIN_MAPPING,
+    &custom::DOMAIN_CLAIM,
     &custom::POD_AUTOSCALER,
     &custom::INGRESS,
 ];

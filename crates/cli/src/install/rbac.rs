@@ -25,12 +25,18 @@ const CONTROLLER: &[Rule] = &[
     (DHOW, &["functions/status"], &["patch"]),
     (SERVING, &["services", "configurations", "routes"], APPLY),
     (SERVING, &["revisions"], &["list", "watch", "create", "patch", "delete"]),
-    (SERVING, &["services/status", "configurations/status", "revisions/status", "routes/status"], &["patch"]),
+    (SERVING, &["domainmappings"], WATCH),
+    (
+        SERVING,
+        &["services/status", "configurations/status", "revisions/status", "routes/status", "domainmappings/status"],
+        &["patch"],
+    ),
     (AUTOSCALING, &["podautoscalers"], APPLY),
-    (NETWORKING, &["ingresses"], APPLY),
+    (NETWORKING, &["ingresses"], &["list", "watch", "create", "patch", "delete"]),
     (NETWORKING, &["ingresses/status"], &["patch"]),
+    (NETWORKING, &["clusterdomainclaims"], &["list", "watch", "create", "delete"]),
     ("apps", &["deployments"], APPLY),
-    ("", &["services"], APPLY),
+    ("", &["services"], &["list", "watch", "create", "patch", "delete"]),
     ("", &["pods"], WATCH),
     ("", &["events"], &["create"]),
 ];
@@ -41,7 +47,13 @@ const OWNERS: &[Rule] = &[
     (DHOW, &["functions/finalizers"], &["update"]),
     (
         SERVING,
-        &["services/finalizers", "configurations/finalizers", "revisions/finalizers", "routes/finalizers"],
+        &[
+            "services/finalizers",
+            "configurations/finalizers",
+            "revisions/finalizers",
+            "routes/finalizers",
+            "domainmappings/finalizers",
+        ],
         &["update"],
     ),
 ];
@@ -69,6 +81,8 @@ const GATEWAY: &[Rule] = &[
     (SERVING, &["revisions"], WATCH),
     ("discovery.k8s.io", &["endpointslices"], WATCH),
     ("", &["pods"], WATCH),
+    // Certificates; an API server cannot be told to give no others.
+    ("", &["secrets"], WATCH),
 ];
 
 const BUILDER: &[Rule] = &[
@@ -77,6 +91,9 @@ const BUILDER: &[Rule] = &[
     ("authentication.k8s.io", &["tokenreviews"], &["create"]),
     ("", &["events"], &["create"]),
 ];
+
+/// In Dhow's own namespace: what operators set.
+const CONTROLLER_HERE: &[Rule] = &[("", &["configmaps"], WATCH)];
 
 /// In Dhow's own namespace.
 const BUILDER_HERE: &[Rule] = &[
@@ -92,7 +109,7 @@ const VIEW: &[&str] = &["get", "list", "watch"];
 pub fn manifests(settings: &Settings) -> Vec<Value> {
     let mut made = vec![];
     for (role, cluster_wide, here) in [
-        ("controller", CONTROLLER, &[][..]),
+        ("controller", CONTROLLER, CONTROLLER_HERE),
         ("autoscaler", AUTOSCALER, &[][..]),
         ("gateway", GATEWAY, &[][..]),
         ("builder", BUILDER, BUILDER_HERE),
@@ -129,7 +146,7 @@ pub fn manifests(settings: &Settings) -> Vec<Value> {
 /// What Kubernetes' own roles for people say about our kinds, and what the command line needs where no address is given.
 fn for_people(settings: &Settings) -> Vec<Value> {
     let rules = |verbs: &[&str]| {
-        let kinds = json!(["services", "configurations", "revisions", "routes"]);
+        let kinds = json!(["services", "configurations", "revisions", "routes", "domainmappings"]);
         json!([
             {"apiGroups": [DHOW], "resources": ["functions", "builds"], "verbs": verbs},
             {"apiGroups": [SERVING], "resources": kinds, "verbs": verbs},

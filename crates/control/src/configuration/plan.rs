@@ -1,9 +1,9 @@
 //! Which Revision the newest generation means, which is the latest ready, and which old ones may go.
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 
 use api::condition;
+use api::config::Gc;
 use api::names::label;
 use api::serving::{CONFIGURATION_CONDITIONS, Configuration, ConfigurationStatus, Revision, reason};
 use jiff::Timestamp;
@@ -11,11 +11,9 @@ use reconcile::view;
 use reconcile::{Plan, Propagation};
 use serde_json::json;
 
-use super::children;
+use super::{children, collect};
 use crate::ownership::{controls, generation_of, name_of};
 
-/// Revisions without traffic that are kept, newest first.
-const KEPT_REVISIONS: usize = 20;
 const READY: &str = "Ready";
 
 pub struct Inputs {
@@ -24,6 +22,7 @@ pub struct Inputs {
     pub named: Option<Arc<Revision>>,
     /// Every Revision of this Configuration.
     pub revisions: Vec<Arc<Revision>>,
+    pub gc: Gc,
 }
 
 pub fn plan(inputs: &Inputs, now: Timestamp) -> Plan {
@@ -54,7 +53,7 @@ pub fn plan(inputs: &Inputs, now: Timestamp) -> Plan {
     }
     set_latest_ready(inputs, &mut status);
     plan.tell_refusal(configuration, &status, CONFIGURATION_CONDITIONS, READY, now);
-    collect(inputs, &status, &mut plan);
+    collect(inputs, &status, &mut plan, now);
     plan.status(configuration, &status, now);
     plan
 }
@@ -97,18 +96,11 @@ fn set_latest_ready(inputs: &Inputs, status: &mut ConfigurationStatus) {
     }
 }
 
-fn collect(inputs: &Inputs, status: &ConfigurationStatus, plan: &mut Plan) {
-    let latest = [&status.latest_created_revision_name, &status.latest_ready_revision_name];
-    let mut idle: Vec<&Arc<Revision>> = inputs
-        .revisions
-        .iter()
-        .filter(|r| !latest.iter().any(|l| l.as_deref() == Some(name_of(r.as_ref()))))
-        .filter(|r| view::label(r.as_ref(), label::ROUTING_STATE) != Some("active"))
-        .collect();
-    idle.sort_by_key(|r| Reverse(generation(r)));
-    for revision in idle.into_iter().skip(KEPT_REVISIONS).filter(|r| r.metadata.deletion_timestamp.is_none()) {
-        plan.delete(revision.as_ref(), Propagation::Background);
-    }
+fn collect(inputs: &Inputs, status: &ConfigurationStatus, plan: &mut Plan, now: Timestamp) {
+    let latest = [&status.latest_created_revision_name, &status.latest_ready_revision_name].map(|name| name.as_deref());
+    let collected = collect::collect(&inputs.revisions, &latest, &inputs.gc, now);
+    collected.gone.iter().for_each(|revision| plan.delete(revision.as_ref(), Propagation::Background));
+    collected.again.into_iter().for_each(|after| plan.requeue_after(after));
 }
 
 fn generation(revision: &Revision) -> i64 {

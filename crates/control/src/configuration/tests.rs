@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 
 use super::gather;
 use crate::fixtures::*;
+use crate::settings::Settings;
 
 fn given(name: Value) -> World {
     let configuration: Configuration = serde_json::from_value(json!({
@@ -16,7 +17,8 @@ fn given(name: Value) -> World {
 }
 
 fn run(case: &str, world: &World) -> Outcome {
-    settle(case, world, gather)
+    let settings = Settings { namespace: "dhow-system".into() };
+    settle(case, world, |world, key, now| gather(world, &settings, key, now))
 }
 
 fn say(world: &mut World, revision: &str, status: &str, message: &str) {
@@ -111,8 +113,12 @@ fn keeps_twenty_without_traffic() {
             });
         }
     }
-    let kept = world.names().iter().filter(|n| n.starts_with("Revision")).count();
-    assert_eq!(kept, 22, "the latest, the routed one and twenty others");
+    let kept = |world: &World| world.names().iter().filter(|n| n.starts_with("Revision")).count();
+    let soon = run("soon", &world);
+    assert_eq!((kept(&soon.world), soon.requeue_after.map(|d| d.as_hours())), (25, Some(48)));
+    world.set_now(after(49 * 3600));
+    let world = run("two days later", &world).world;
+    assert_eq!(kept(&world), 22, "the latest, the routed one and twenty others");
     assert!(exists::<Revision>(&world, "hello-00003") && exists::<Revision>(&world, "hello-00025"));
     assert!(!exists::<Revision>(&world, "hello-00001"));
 }

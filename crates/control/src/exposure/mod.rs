@@ -1,6 +1,6 @@
-//! Exposure: how the outside world comes to a Route on a cluster, as its operator configured.
+//! Exposure: how the outside world comes to a Route or a DomainMapping on a cluster, as its operator configured.
 //!
-//! A part of the route controller, which owns the Route's status and has the hosts. Must not know: traffic, Revisions;
+//! A part of those two controllers, which own the status and have the hosts. Must not know: traffic, Revisions;
 //! what it makes only leads to the gateway. The surprise: only the configured kind is watched, since the others may not
 //! exist on this cluster; what an earlier configuration left is removed once, at the start.
 
@@ -13,7 +13,6 @@ mod tests;
 
 use std::sync::Arc;
 
-use api::serving::Route;
 use k8s_openapi::api::networking::v1::Ingress;
 use reconcile::caches::CachesBuilder;
 use reconcile::{Caches, Controller, Kind, View, runner};
@@ -44,7 +43,17 @@ pub struct GatewayRef {
     pub section: Option<String>,
 }
 
-/// What there is for one Route, of the configured kind.
+/// Whose hosts are exposed.
+pub struct Exposed<'a, K> {
+    pub owner: &'a K,
+    /// A Service of its namespace that leads to the gateway.
+    pub service: &'a str,
+    pub hosts: &'a [String],
+    /// A Secret of its namespace with the hosts' certificate.
+    pub secret: Option<&'a str>,
+}
+
+/// What there is for one of them, of the configured kind.
 pub enum Found {
     Nothing,
     Ingresses(Vec<Arc<Ingress>>),
@@ -63,32 +72,32 @@ impl Exposure {
         }
     }
 
-    /// Wakes a Route when what exposes it changes.
-    pub fn watched(&self, controller: Controller, caches: &Caches) -> Controller {
+    /// Wakes an owner when what exposes it changes.
+    pub fn watched<P: Kind>(&self, controller: Controller, caches: &Caches) -> Controller {
         match self {
             Exposure::None => controller,
-            Exposure::Ingress { .. } => controller.watch(&caches.of::<Ingress>(), runner::owner::<Route, _>),
-            Exposure::HttpRoute { .. } => controller.watch(&caches.of::<HTTPRoute>(), runner::owner::<Route, _>),
-            Exposure::Istio { .. } => controller.watch(&caches.of::<VirtualService>(), runner::owner::<Route, _>),
+            Exposure::Ingress { .. } => controller.watch(&caches.of::<Ingress>(), runner::owner::<P, _>),
+            Exposure::HttpRoute { .. } => controller.watch(&caches.of::<HTTPRoute>(), runner::owner::<P, _>),
+            Exposure::Istio { .. } => controller.watch(&caches.of::<VirtualService>(), runner::owner::<P, _>),
         }
     }
 
-    pub fn find(&self, view: &impl View, route: &Route) -> Found {
+    pub fn find<P: Kind>(&self, view: &impl View, owner: &P) -> Found {
         match self {
             Exposure::None => Found::Nothing,
-            Exposure::Ingress { .. } => Found::Ingresses(around(view, route)),
-            Exposure::HttpRoute { .. } => Found::HttpRoutes(around(view, route)),
-            Exposure::Istio { .. } => Found::VirtualServices(around(view, route)),
+            Exposure::Ingress { .. } => Found::Ingresses(around(view, owner)),
+            Exposure::HttpRoute { .. } => Found::HttpRoutes(around(view, owner)),
+            Exposure::Istio { .. } => Found::VirtualServices(around(view, owner)),
         }
     }
 }
 
-/// The objects of a kind that the Route controls, and whatever has the name of the first it wants.
-fn around<K: Kind>(view: &impl View, route: &Route) -> Vec<Arc<K>> {
-    let mut found = view.controlled_by::<K>(reconcile::view::uid(route));
-    let name = children::name(route, 0);
+/// The objects of a kind that the owner controls, and whatever has the name of the first it wants.
+fn around<K: Kind>(view: &impl View, owner: &impl Kind) -> Vec<Arc<K>> {
+    let mut found = view.controlled_by::<K>(reconcile::view::uid(owner));
+    let name = children::name(owner, 0);
     if !found.iter().any(|o| crate::ownership::name_of(o.as_ref()) == name) {
-        found.extend(view.get::<K>(crate::ownership::namespace_of(route), &name));
+        found.extend(view.get::<K>(crate::ownership::namespace_of(owner), &name));
     }
     found
 }

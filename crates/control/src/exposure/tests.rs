@@ -4,7 +4,7 @@ use reconcile::{Key, Kind, Plan, View};
 use serde_json::{Value, json};
 
 use super::kinds::{HTTPRoute, VirtualService};
-use super::{Exposure, GatewayRef};
+use super::{Exposed, Exposure, GatewayRef};
 use crate::Cluster;
 use crate::fixtures::*;
 
@@ -33,8 +33,9 @@ fn run(case: &str, world: &World, exposure: &Exposure, hosts: &[&str]) -> Outcom
     converge(case, world, &key(), |world: &World, key: &Key, _| {
         let mut plan = Plan::default();
         let Some(route) = world.get::<Route>(&key.namespace, &key.name) else { return plan };
-        let found = exposure.find(world, &route);
-        super::plan(exposure, &found, &route, &hosts, Cluster::GATEWAY, &mut plan).unwrap();
+        let found = exposure.find(world, route.as_ref());
+        let exposed = Exposed { owner: route.as_ref(), service: "hello", hosts: &hosts, secret: None };
+        super::plan(exposure, &found, &exposed, Cluster::GATEWAY, &mut plan).unwrap();
         plan
     })
 }
@@ -122,7 +123,9 @@ fn what_others_made_is_left_alone() {
     let exposure = ingress(None);
     let found = exposure.find(&world, &route);
     let mut plan = Plan::default();
-    let refused = super::plan(&exposure, &found, &route, &["a.test".into()], Cluster::GATEWAY, &mut plan);
+    let hosts = ["a.test".to_owned()];
+    let exposed = Exposed { owner: &route, service: "hello", hosts: &hosts, secret: None };
+    let refused = super::plan(&exposure, &found, &exposed, Cluster::GATEWAY, &mut plan);
     assert_eq!(refused.unwrap_err(), "There is an existing Ingress \"hello-outside\" that we do not own.");
     assert!(plan.is_empty());
     assert!(run("nothing to expose", &world, &exposure, &[]).writes.is_empty());

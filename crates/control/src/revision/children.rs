@@ -64,7 +64,7 @@ fn revision_labels(revision: &Revision) -> Labels {
 /// What Knative writes about traffic stays on the Revision.
 fn revision_annotations(revision: &Revision) -> Labels {
     let mut annotations = annotations_of(revision);
-    annotations.retain(|key, _| key != crate::route::ROUTES);
+    annotations.retain(|key, _| key != crate::route::ROUTES && key != annotation::ROUTING_STATE_MODIFIED);
     annotations
 }
 
@@ -111,6 +111,7 @@ fn pod_spec(revision: &Revision, cluster: Option<&Cluster>, digests: &Digests) -
         if i != serving {
             continue;
         }
+        container.readiness_probe = container.readiness_probe.take().filter(|probe| !is_usual(probe));
         let probes = [&mut container.readiness_probe, &mut container.liveness_probe, &mut container.startup_probe];
         probes.into_iter().flatten().for_each(|probe| name_port(probe, port));
         container.ports.iter_mut().flatten().take(1).for_each(|own| own.container_port = port);
@@ -156,6 +157,16 @@ fn for_kubelet(pod: &mut PodSpec, serving: usize, port: i32, cluster: &Cluster) 
         pod.termination_grace_period_seconds =
             pod.termination_grace_period_seconds.map(|own| own + cluster.pre_stop_seconds);
     }
+}
+
+/// Knative's default, written into templates that say nothing: nodes of Dhow's own know better when a program serves.
+fn is_usual(probe: &Probe) -> bool {
+    let usual = Probe {
+        tcp_socket: Some(TCPSocketAction { host: None, port: IntOrString::Int(0) }),
+        success_threshold: Some(1),
+        ..Probe::default()
+    };
+    *probe == usual
 }
 
 /// Knative lets a probe leave its port out; an API server does not.

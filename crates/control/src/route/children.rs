@@ -1,57 +1,60 @@
 //! The Ingress and the placeholder Services of a Route.
+//!
+//! A header that names a tag chooses it, as Knative does where its flag is on; requests are told whether one did.
 
 use std::collections::BTreeMap;
 
 use api::names::label;
-use api::networking::{HttpPath, HttpRule, Ingress, IngressRule, IngressSpec, Split, SplitPolicy, Visibility};
+use api::networking::{
+    HeaderMatch, HttpPath, HttpRule, Ingress, IngressRule, IngressSpec, Split, SplitPolicy, Visibility,
+};
 use api::serving::{Revision, Route};
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use reconcile::gate::APPLIED;
 use reconcile::view;
 
-use super::Hosts;
+use super::naming::{Naming, VISIBILITY};
 use super::traffic::Assigned;
 use crate::ownership::{annotations_of, child_meta, labels_of, name_of, namespace_of};
 
-/// The label that keeps a Route off the public listeners.
-const VISIBILITY: &str = "networking.knative.dev/visibility";
+/// A request's wish for a tag, and what an instance learns of it.
+const TAG: &str = "Knative-Serving-Tag";
+const DEFAULT_ROUTE: &str = "Knative-Serving-Default-Route";
 /// The port of every Revision's core Service.
 const SERVICE_PORT: i32 = 80;
 
-pub fn is_cluster_local(route: &Route) -> bool {
-    view::label(route, VISIBILITY) == Some("cluster-local")
-}
-
-/// `name`, or `tag-name`.
-fn host_name(route: &Route, tag: Option<&str>) -> String {
-    tag.map_or_else(|| name_of(route).to_owned(), |tag| format!("{tag}-{}", name_of(route)))
-}
-
-pub fn local_host(route: &Route, tag: Option<&str>) -> String {
-    format!("{}.{}.svc.cluster.local", host_name(route, tag), namespace_of(route))
-}
-
-pub fn url(route: &Route, hosts: &Hosts, tag: Option<&str>) -> String {
-    if is_cluster_local(route) {
-        return format!("http://{}", local_host(route, tag));
-    }
-    let host = format!("{}.{}.{}", host_name(route, tag), namespace_of(route), hosts.domain);
-    if hosts.port == 80 { format!("http://{host}") } else { format!("http://{host}:{}", hosts.port) }
-}
-
-pub fn ingress(route: &Route, assigned: &[Assigned], hosts: &Hosts) -> Ingress {
-    let mut rules = rules(route, hosts, None, splits(assigned));
+pub fn ingress(route: &Route, assigned: &[Assigned], naming: &Naming) -> Ingress {
     let mut tags: Vec<&Assigned> = assigned.iter().filter(|a| a.target.tag.is_some()).collect();
     tags.sort_by_key(|a| a.target.tag.clone());
+    let mut paths: Vec<HttpPath> = tags.iter().copied().filter_map(by_header).collect();
+    paths.push(HttpPath {
+        splits: splits(assigned),
+        append_headers: pair(DEFAULT_ROUTE, "true"),
+        ..HttpPath::default()
+    });
+    let mut rules = rules(route, naming, None, &paths);
     for tagged in tags {
-        let whole = vec![split(&tagged.revision, 100)];
-        rules.extend(self::rules(route, hosts, tagged.target.tag.as_deref(), whole));
+        let tag = tagged.target.tag.as_deref();
+        let append_headers = pair(TAG, tag.unwrap_or_default());
+        let path = HttpPath { splits: vec![split(&tagged.revision, 100)], append_headers, ..HttpPath::default() };
+        rules.extend(self::rules(route, naming, tag, &[path]));
     }
-    let mut ingress = Ingress::new("", IngressSpec { rules, http_option: None });
+    let mut ingress = Ingress::new("", IngressSpec { rules, ..IngressSpec::default() });
     let mut labels = labels_of(route);
     labels.insert(label::ROUTE.into(), name_of(route).to_owned());
     ingress.metadata = child_meta(route, name_of(route), labels, annotations_of(route));
     ingress
+}
+
+/// A tag can be asked for at the Route's own host, too.
+fn by_header(tagged: &Assigned) -> Option<HttpPath> {
+    let exact = tagged.target.tag.clone()?;
+    let headers = BTreeMap::from([(TAG.to_owned(), HeaderMatch { exact })]);
+    Some(HttpPath { headers, splits: vec![split(&tagged.revision, 100)], ..HttpPath::default() })
+}
+
+fn pair(name: &str, value: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(name.to_owned(), value.to_owned())])
 }
 
 /// The hosts of an Ingress that are visible from outside.
@@ -60,20 +63,13 @@ pub fn public_hosts(ingress: &Ingress) -> Vec<String> {
     public.flat_map(|rule| rule.hosts.iter().cloned()).collect()
 }
 
-fn rules(route: &Route, hosts: &Hosts, tag: Option<&str>, splits: Vec<Split>) -> Vec<IngressRule> {
-    let (name, namespace) = (host_name(route, tag), namespace_of(route));
-    let path = HttpPath { splits, ..HttpPath::default() };
-    let rule = |hosts: Vec<String>, visibility| IngressRule {
-        hosts,
-        visibility,
-        http: HttpRule { paths: vec![path.clone()] },
-    };
-    let short = vec![local_host(route, tag), format!("{name}.{namespace}.svc"), format!("{name}.{namespace}")];
-    let mut rules = vec![rule(short, Visibility::ClusterLocal)];
-    if !is_cluster_local(route) {
-        rules.push(rule(vec![format!("{name}.{namespace}.{}", hosts.domain)], Visibility::External));
-    }
-    rules
+fn rules(route: &Route, naming: &Naming, tag: Option<&str>, paths: &[HttpPath]) -> Vec<IngressRule> {
+    let (name, namespace) = (naming.name(route, tag), namespace_of(route));
+    let rule =
+        |hosts: Vec<String>, visibility| IngressRule { hosts, visibility, http: HttpRule { paths: paths.to_vec() } };
+    let short = vec![naming.local(route, tag), format!("{name}.{namespace}.svc"), format!("{name}.{namespace}")];
+    let public = naming.public(route, tag).map(|host| rule(vec![host], Visibility::External));
+    std::iter::once(rule(short, Visibility::ClusterLocal)).chain(public).collect()
 }
 
 /// One split per Revision, in the order of the targets; shares of the same Revision add up.
@@ -112,27 +108,29 @@ fn split(revision: &Revision, percent: i64) -> Split {
     }
 }
 
-/// The core Service of the Route's name: it claims the name and leads to the gateway. On one machine, where no cluster's
-/// DNS answers, it names the cluster-local host. As in Knative, whose conformance tests ask for it, a label or annotation that
-/// the Route has lost stays on it: `there` is how it is now.
-pub fn placeholder(route: &Route, hosts: &Hosts, there: Option<&Service>) -> Service {
+/// The core Service of one of the Route's names: it claims the name and leads to the gateway. On one machine, where no
+/// cluster's DNS answers, it names the cluster-local host. As in Knative, whose conformance tests ask for it, a label or
+/// annotation that the Route has lost stays on it, but who may see the Route is said there only by its owner.
+pub fn placeholder(route: &Route, naming: &Naming, tag: Option<&str>) -> Service {
+    let name = naming.name(route, tag);
+    let there = naming.placeholder(&name);
     let port = ServicePort { name: Some("http".into()), port: SERVICE_PORT, ..ServicePort::default() };
     let spec = ServiceSpec {
         type_: Some("ExternalName".into()),
-        external_name: Some(match &hosts.cluster {
+        external_name: Some(match &naming.hosts.cluster {
             Some(cluster) => cluster.gateway.clone(),
-            None => local_host(route, None),
+            None => naming.local(route, tag),
         }),
         ports: Some(vec![port]),
         ..ServiceSpec::default()
     };
     let mut labels = there.and_then(|there| there.metadata.labels.clone()).unwrap_or_default();
-    labels.extend(labels_of(route));
+    labels.extend(labels_of(route).into_iter().filter(|(key, _)| key != VISIBILITY));
     labels.insert(label::ROUTE.into(), name_of(route).to_owned());
     let mut annotations = there.and_then(|there| there.metadata.annotations.clone()).unwrap_or_default();
     // The gate's own mark is about what was applied before.
     annotations.remove(APPLIED);
     annotations.extend(annotations_of(route));
-    let metadata = child_meta(route, name_of(route), labels, annotations);
+    let metadata = child_meta(route, &name, labels, annotations);
     Service { metadata, spec: Some(spec), status: None }
 }

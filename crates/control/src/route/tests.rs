@@ -5,12 +5,19 @@ use k8s_openapi::api::core::v1::Service;
 use reconcile::{Key, Plan, View};
 use serde_json::{Value, json};
 
-use super::{Hosts, gather};
+use super::gather;
 use crate::fixtures::*;
+use crate::hosts::Hosts;
+use crate::settings::Settings;
 use crate::{Cluster, Exposure};
 
 fn plan(world: &World, key: &Key, now: Timestamp) -> Plan {
-    gather(world, &Hosts { domain: "localhost".into(), port: 8080, cluster: None }, key, now)
+    let hosts = Hosts { domain: "localhost".into(), port: 8080, tls_port: 8443, cluster: None };
+    gather(world, &hosts, &settings(), key, now)
+}
+
+fn settings() -> Settings {
+    Settings { namespace: "dhow-system".into() }
 }
 
 fn run(case: &str, world: &World) -> Outcome {
@@ -61,7 +68,7 @@ fn hosts(world: &World) -> Vec<String> {
     let rules = world.expect::<Ingress>("default", "hello").spec.rules;
     let line = |r: &api::networking::IngressRule| {
         let splits: Vec<_> =
-            r.http.paths[0].splits.iter().map(|s| format!("{}={}", s.service_name, s.percent)).collect();
+            r.http.paths.last().unwrap().splits.iter().map(|s| format!("{}={}", s.service_name, s.percent)).collect();
         format!("{} -> {}", r.hosts.join(" "), splits.join(" "))
     };
     rules.iter().map(line).collect()
@@ -117,6 +124,17 @@ fn a_new_revision_takes_over() {
 }
 
 #[test]
+fn a_route_that_is_gone_leaves_its_revisions() {
+    let mut world = run("first", &given(latest(), json!("hello-00001"))).world;
+    world.remove::<Route>("default", "hello");
+    let left = run("gone", &world);
+    assert_eq!(left.writes, ["patch Revision default/hello-00001"]);
+    let meta = left.world.expect::<Revision>("default", "hello-00001").metadata;
+    assert_eq!(meta.labels.unwrap()["serving.knative.dev/routingState"], "reserve");
+    assert!(!meta.annotations.unwrap().contains_key("serving.knative.dev/routes"));
+}
+
+#[test]
 fn splits_and_tags() {
     let traffic = json!([
         {"revisionName": "hello-00001", "percent": 90},
@@ -134,6 +152,56 @@ fn splits_and_tags() {
         ]
     );
     assert_eq!(status(&world).traffic[2].url.as_deref(), Some("http://blue-hello.default.localhost:8080"));
+}
+
+#[test]
+fn a_tag_has_a_host_a_service_and_a_header() {
+    let traffic = json!([
+        {"configurationName": "hello", "latestRevision": true, "percent": 100},
+        {"revisionName": "hello-00001", "percent": 0, "tag": "blue"},
+    ]);
+    let world = run("tagged", &given(traffic, json!("hello-00002"))).world;
+    let rules = world.expect::<Ingress>("default", "hello").spec.rules;
+    let [by_header, all] = rules[1].http.paths.as_slice() else { panic!("{:?}", rules[1]) };
+    assert_eq!(by_header.headers["Knative-Serving-Tag"].exact, "blue");
+    assert_eq!(by_header.splits[0].service_name, "hello-00001");
+    assert_eq!(all.append_headers["Knative-Serving-Default-Route"], "true");
+    assert_eq!(rules[3].http.paths[0].append_headers["Knative-Serving-Tag"], "blue");
+    let placeholder = world.expect::<Service>("default", "blue-hello");
+    assert_eq!(placeholder.spec.unwrap().external_name.as_deref(), Some("blue-hello.default.svc.cluster.local"));
+
+    let mut local = world.clone();
+    local.edit::<Service>("default", "blue-hello", |service| {
+        let label = "networking.knative.dev/visibility";
+        service.metadata.labels.get_or_insert_default().insert(label.into(), "cluster-local".into());
+    });
+    let local = run("one host is the cluster's own", &local).world;
+    let url = status(&local).traffic[1].url.clone();
+    assert_eq!(url.as_deref(), Some("http://blue-hello.default.svc.cluster.local"));
+    assert_eq!(status(&local).url.as_deref(), Some("http://hello.default.localhost:8080"));
+
+    let mut untagged = local;
+    untagged.edit::<Route>("default", "hello", |route| drop(route.spec.traffic.pop()));
+    let untagged = run("untagged", &untagged).world;
+    assert!(!exists::<Service>(&untagged, "blue-hello") && exists::<Service>(&untagged, "hello"));
+}
+
+#[test]
+fn operators_name_domains_and_hosts() {
+    let map = |name: &str, data: Value| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "data": data,
+            "metadata": {"namespace": "dhow-system", "name": name}})
+    };
+    let mut world = given(latest(), json!("hello-00001"))
+        .with_json(map("config-domain", json!({"example.org": "", "example.net": "selector:\n  team: blue"})))
+        .with_json(map("config-network", json!({"domain-template": "{{.Name}}-{{.Namespace}}.{{.Domain}}"})));
+    let url = |world: &World| status(world).url.unwrap_or_default();
+    world = run("default", &world).world;
+    assert_eq!(url(&world), "http://hello-default.example.org:8080");
+    world.edit::<Route>("default", "hello", |route| {
+        route.metadata.labels.get_or_insert_default().insert("team".into(), "blue".into());
+    });
+    assert_eq!(url(&run("labelled", &world).world), "http://hello-default.example.net:8080");
 }
 
 #[test]
@@ -219,8 +287,8 @@ fn on_a_cluster() {
         exposure: Exposure::Ingress { class: None },
         pull_secrets: vec![],
     };
-    let hosts = Hosts { domain: "example.com".into(), port: 80, cluster: Some(cluster) };
-    let run = |case: &str, world: &World| settle(case, world, |w, key, now| gather(w, &hosts, key, now));
+    let hosts = Hosts { domain: "example.com".into(), port: 80, tls_port: 443, cluster: Some(cluster) };
+    let run = |case: &str, world: &World| settle(case, world, |w, key, now| gather(w, &hosts, &settings(), key, now));
     let world = run("new", &given(latest(), json!("hello-00001"))).world;
     assert_eq!(tell(&status(&world).conditions, "Ready"), "True");
     let placeholder = world.expect::<Service>("default", "hello").spec.unwrap();

@@ -2,6 +2,7 @@
 //!
 //! No scheduler: the replica set controller makes pods that are already bound to the one node, and `binding` binds others.
 
+pub mod accounts;
 mod adoption;
 pub mod binding;
 pub mod definitions;
@@ -16,7 +17,8 @@ use k8s_openapi::api::core::v1::Pod;
 use reconcile::Caches;
 
 /// Kinds whose objects lie in no namespace.
-const CLUSTER_KINDS: [&str; 4] = ["Node", "Namespace", "CustomResourceDefinition", "PersistentVolume"];
+const CLUSTER_KINDS: [&str; 5] =
+    ["Node", "Namespace", "CustomResourceDefinition", "PersistentVolume", "ClusterDomainClaim"];
 
 /// Whether objects of a kind lie in no namespace.
 fn is_cluster_wide(caches: &Caches, api_version: &str, kind: &str) -> bool {

@@ -10,6 +10,9 @@ use super::{GATEWAY, Process, WORK, leaders};
 pub fn start(process: &mut Process, args: &cli::roles::GatewayArgs) -> Result<()> {
     let config = gateway::Config {
         public: args.gateway_listen,
+        secure: Some(args.gateway_tls_listen),
+        // The gateway's Service is what the outside world sees.
+        secure_port: Some(super::HTTPS),
         internal: args.gateway_internal_listen,
         threads: std::thread::available_parallelism().map_or(1, |n| n.get()).min(16),
         limits: gateway::Limits::default(),

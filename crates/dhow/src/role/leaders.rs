@@ -49,6 +49,8 @@ fn config(process: &Process, domain: &str, gateway_port: u16, exposure: Exposure
     control::Config {
         domain: domain.to_owned(),
         gateway_port,
+        gateway_tls_port: super::HTTPS,
+        namespace: process.common.pod_namespace.clone(),
         // No pod is bound here: the cluster has a scheduler.
         node_name: String::new(),
         cluster: Some(Cluster {

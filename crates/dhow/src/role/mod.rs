@@ -31,6 +31,9 @@ const PHASES: [(&str, Duration); 3] = [
     (HEALTH, Duration::from_secs(2)),
 ];
 
+/// The port of the gateways' Service that leads to TLS.
+const HTTPS: u16 = 443;
+
 /// What every role has.
 struct Process {
     common: cli::roles::CommonArgs,

@@ -17,7 +17,7 @@ impl control::Tags for BuiltIn {
         async move {
             let Ok(parsed) = image.parse::<ImageRef>() else { return Ok(None) };
             // Whether there is something in another namespace's repository is not told.
-            if !parsed.is_built_in(&host) || parsed.namespace() != Some(&*namespace) {
+            if !parsed.is_built_in(&host) || !parsed.is_for(&namespace) {
                 return Ok(None);
             }
             let Reference::Tag(tag) = &parsed.reference else { return Ok(None) };

@@ -90,7 +90,7 @@ async fn run_rooms(
     let mut metrics = Metrics::default();
     metrics.register_collector(Box::new(storage::Counting(store.clone())));
     let gateway = Gateway::bind(settings.gateway(provider.host_address()), &mut metrics)
-        .map_err(|error| settings::with_flag(error, settings.gateway))?;
+        .map_err(|error| settings::with_flag(error, settings))?;
     let endpoints = endpoints(&bound, &gateway, provider);
     if let Some(internal) = gateway.addresses().internal {
         provider.permit(internal).await.context("opening the gateway to instances")?;
@@ -112,7 +112,7 @@ async fn run_rooms(
 
     let (to_autoscaler, from_gateways) = mpsc::channel(POKES);
     let tags = Arc::new(images::BuiltIn { registry: registry.clone(), host: endpoints.registry.clone() });
-    let controllers = settings.control(gateway.addresses().public.port(), tags);
+    let controllers = settings.control(gateway.addresses(), tags);
     let builds = settings.build(&endpoints.registry, provider.host_address());
     let builder = build::run(client.clone(), registry.clone(), provider.clone(), builds, tasks.token(CONTROL));
     let control =
@@ -154,6 +154,7 @@ fn endpoints(bound: &listeners::Bound, gateway: &Gateway, provider: &ProcessProv
         console: bound.console.address().to_string(),
         metrics: bound.metrics.address().to_string(),
         registry: bound.registry.address().to_string(),
+        gateway_tls: addresses.secure.map(|a| a.to_string()),
         gateway_internal: addresses.internal.map(|a| a.to_string()),
         slot: provider.slot().and_then(|slot| slot.try_into().ok()),
     }

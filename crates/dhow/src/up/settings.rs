@@ -15,6 +15,7 @@ pub struct Settings {
     pub data_dir: PathBuf,
     pub api: SocketAddr,
     pub gateway: SocketAddr,
+    pub gateway_tls: SocketAddr,
     pub gateway_internal: Option<SocketAddr>,
     pub console: SocketAddr,
     pub metrics: SocketAddr,
@@ -36,6 +37,7 @@ impl Settings {
             data_dir,
             api: args.api_listen,
             gateway: args.gateway_listen,
+            gateway_tls: args.gateway_tls_listen,
             gateway_internal: args.gateway_internal_listen,
             console: args.console_listen,
             metrics: args.metrics_listen,
@@ -51,7 +53,7 @@ impl Settings {
     pub fn to_json(&self) -> String {
         let json = serde_json::json!({
             "dataDir": self.data_dir, "apiListen": self.api, "gatewayListen": self.gateway,
-            "gatewayInternalListen": self.gateway_internal, "consoleListen": self.console,
+            "gatewayTlsListen": self.gateway_tls, "gatewayInternalListen": self.gateway_internal, "consoleListen": self.console,
             "metricsListen": self.metrics, "registryListen": self.registry, "domain": self.domain,
             "maxSource": self.max_source, "podCidr": self.pod_cidr, "uidBase": self.uid_base,
         });
@@ -85,6 +87,8 @@ impl Settings {
     pub fn gateway(&self, host: Option<IpAddr>) -> gateway::Config {
         gateway::Config {
             public: self.gateway,
+            secure: Some(self.gateway_tls),
+            secure_port: None,
             internal: self.gateway_internal.or_else(|| host.map(|ip| SocketAddr::new(ip, 0))),
             threads: std::thread::available_parallelism().map_or(1, |n| n.get()).min(16),
             limits: gateway::Limits::default(),
@@ -117,10 +121,12 @@ impl Settings {
         }
     }
 
-    pub fn control(&self, gateway_port: u16, tags: Arc<dyn control::Tags>) -> control::Config {
+    pub fn control(&self, gateway: gateway::Addresses, tags: Arc<dyn control::Tags>) -> control::Config {
         control::Config {
             domain: self.domain.clone(),
-            gateway_port,
+            gateway_port: gateway.public.port(),
+            gateway_tls_port: gateway.secure.map_or(self.gateway_tls, |bound| bound).port(),
+            namespace: api::names::SYSTEM_NAMESPACE.to_owned(),
             node_name: NODE.to_owned(),
             cluster: None,
             tags: Some(tags),
@@ -143,10 +149,14 @@ impl Settings {
 }
 
 /// The gateway does not know which flag its address came from.
-pub fn with_flag(error: gateway::GatewayError, public: SocketAddr) -> anyhow::Error {
+pub fn with_flag(error: gateway::GatewayError, settings: &Settings) -> anyhow::Error {
     match error {
         gateway::GatewayError::Bind { address, .. } => {
-            let flag = if address == public { "--gateway-listen" } else { "--gateway-internal-listen" };
+            let flag = match address {
+                public if public == settings.gateway => "--gateway-listen",
+                secure if secure == settings.gateway_tls => "--gateway-tls-listen",
+                _ => "--gateway-internal-listen",
+            };
             anyhow::anyhow!("{error}; choose another with {flag}")
         }
         other => other.into(),

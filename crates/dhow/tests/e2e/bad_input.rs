@@ -275,7 +275,7 @@ async fn a_taken_port() {
     }
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("bound").to_string();
-    for listener in ["api", "gateway", "console", "metrics", "registry", "gateway-internal"] {
+    for listener in ["api", "gateway", "gateway-tls", "console", "metrics", "registry", "gateway-internal"] {
         let flag = &format!("--{listener}-listen") as &str;
         let platform = Platform::new(&[flag, &address]);
         let status = platform.up_command().status().expect("dhow runs");

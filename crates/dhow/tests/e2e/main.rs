@@ -10,6 +10,7 @@ mod containers;
 mod crash;
 mod definitions;
 mod differential;
+mod domains;
 mod faults;
 mod function;
 mod gateway;

@@ -171,7 +171,7 @@ async fn without_root_it_says_what_is_missing() {
     let nobody = 65534;
     let mut command = std::process::Command::new(&program);
     command.arg("up").arg("--data-dir").arg(&data);
-    for listener in ["api", "gateway", "console", "metrics", "registry"] {
+    for listener in ["api", "gateway", "gateway-tls", "console", "metrics", "registry"] {
         command.arg(format!("--{listener}-listen")).arg("127.0.0.1:0");
     }
     let log = dir.path().join("log");

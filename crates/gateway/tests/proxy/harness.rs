@@ -79,7 +79,9 @@ impl Setup {
         let any = SocketAddr::new(cluster.as_ref().map_or([127, 0, 0, 1].into(), |own| own.ip), 0);
         let mut registry = Registry::default();
         let name = if cluster.is_some() { "gateway-0".to_owned() } else { String::new() };
-        let config = Config { public: any, internal: Some(any), threads: 2, limits, grace, name, cluster };
+        let (secure, internal) = (Some(any), Some(any));
+        let config =
+            Config { public: any, secure, secure_port: None, internal, threads: 2, limits, grace, name, cluster };
         let gateway = Gateway::bind(config, &mut registry).unwrap();
         let (feed, at) = (gateway.feed(), gateway.addresses());
         let (to_autoscaler, messages) = mpsc::channel(1024);

@@ -8,6 +8,7 @@ mod probing;
 mod protocols;
 mod pushing;
 mod routing;
+mod secure;
 mod several;
 mod waiting;
 mod watching;

@@ -80,6 +80,8 @@ async fn what_the_api_server_says_is_served() {
     let any = "127.0.0.1:0".parse().unwrap();
     let config = Config {
         public: any,
+        secure: None,
+        secure_port: None,
         internal: None,
         threads: 1,
         limits: Limits::default(),
@@ -129,6 +131,8 @@ async fn on_a_cluster_pods_that_drain_are_watched_and_addresses_probed() {
     let any = "127.0.0.1:0".parse().unwrap();
     let config = Config {
         public: any,
+        secure: None,
+        secure_port: None,
         internal: None,
         threads: 1,
         limits: Limits::default(),

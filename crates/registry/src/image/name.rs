@@ -37,6 +37,12 @@ impl ImageRef {
     pub fn namespace(&self) -> Option<&str> {
         self.repository.split_once('/').map(|(namespace, _)| namespace)
     }
+
+    /// Whether pods of a namespace may run it, in the built-in registry: its own images, and those whose first component is
+    /// a host name, which no namespace can be. They are copies of other registries' images, and everybody's.
+    pub fn is_for(&self, namespace: &str) -> bool {
+        self.namespace().is_some_and(|first| first == namespace || first.contains('.'))
+    }
 }
 
 impl FromStr for ImageRef {

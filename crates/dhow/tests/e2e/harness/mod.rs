@@ -137,7 +137,7 @@ impl Platform {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file()).expect("a log file");
         let mut command = Command::new(DHOW);
         command.arg("up").arg("--data-dir").arg(self.data_dir());
-        for listener in ["api", "gateway", "console", "metrics", "registry"] {
+        for listener in ["api", "gateway", "gateway-tls", "console", "metrics", "registry"] {
             let flag = format!("--{listener}-listen");
             if !self.flags.contains(&flag) {
                 command.arg(flag).arg("127.0.0.1:0");
