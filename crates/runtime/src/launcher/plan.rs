@@ -262,7 +262,8 @@ pub fn cgroup_views(hierarchy: &Hierarchy, others: bool) -> Vec<String> {
 }
 
 /// The firewall of one slot. `forwarding` names the interfaces on which this platform had to turn forwarding on:
-/// they forwarded nothing before, so they must forward nothing but pods' traffic now.
+/// they forwarded nothing before, so they must forward nothing but pods' traffic now. What is sent to a pod that is gone
+/// has no route but the default one: it must be refused here, and not be answered by a stranger.
 pub fn ruleset(ground: &Ground, allow: &[SocketAddrV4], dns: &[Ipv4Addr], forwarding: &[String]) -> String {
     let (table, link, pods) = (&ground.table, format!("\"{}*\"", ground.link), ground.pods);
     let elements = |items: Vec<String>| match items.is_empty() {
@@ -307,6 +308,11 @@ table inet {table} {{
   oifname {link} ct state established,related accept
   oifname {link} drop
 {guard} }}
+ chain output {{
+  type filter hook output priority -5; policy accept;
+  ip daddr {pods} oifname != {link} oifname != "lo" meta l4proto tcp reject with tcp reset
+  ip daddr {pods} oifname != {link} oifname != "lo" reject with icmpx type host-unreachable
+ }}
  chain outward {{
   type nat hook postrouting priority 100; policy accept;
   ip saddr {pods} oifname != "dh*" masquerade
@@ -545,6 +551,7 @@ mod tests {
             "169.254.0.0/16",
             "iifname \"eth0\" oifname != \"dh*\" drop",
             "ip saddr 10.201.16.0/21 oifname != \"dh*\" masquerade",
+            "ip daddr 10.201.16.0/21 oifname != \"dh2-*\" oifname != \"lo\" meta l4proto tcp reject with tcp reset",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
