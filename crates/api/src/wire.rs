@@ -83,6 +83,15 @@ pub struct InstanceStarted {
 /// Takes what a node reports, at once and without waiting.
 pub type StartReport = std::sync::Arc<dyn Fn(InstanceStarted) + Send + Sync>;
 
+/// What a node asks of whoever sends its instances requests: that none is lost when one of them ends.
+pub trait Traffic: Send + Sync {
+    /// The instance gets no new requests from this call on. Resolves once its last one is over.
+    fn leaves(&self, key: &RevisionKey, pod: &str) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    /// It has ended, and need not be remembered.
+    fn left(&self, key: &RevisionKey, pod: &str);
+}
+
 /// `<data-dir>/endpoints.json`: where a running platform listens.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoints {

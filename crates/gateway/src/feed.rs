@@ -6,13 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use api::condition::{Condition, is_false};
 use api::names::label;
 use api::networking::{Ingress, SplitPolicy};
 use api::serving::Revision;
-use api::wire::{InstanceStarted, RevisionKey};
+use api::wire::{InstanceStarted, RevisionKey, Traffic};
 use arc_swap::ArcSwap;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -295,15 +296,19 @@ impl Feed {
 
     fn set_draining(&self, pod: &Pod, draining: bool) {
         let (Some(namespace), Some(revision)) = (pod.namespace(), pod.labels().get(label::REVISION)) else { return };
-        let key = RevisionKey { namespace, revision: revision.clone() };
+        self.mark(&RevisionKey { namespace, revision: revision.clone() }, &pod.name_any(), draining);
+    }
+
+    fn mark(&self, key: &RevisionKey, pod: &str, draining: bool) {
         let mut sources = self.sources();
         let pods = sources.draining.entry(key.clone()).or_default();
-        let changed = if draining { pods.insert(pod.name_any()) } else { pods.remove(&pod.name_any()) };
+        let changed = if draining { pods.insert(pod.to_owned()) } else { pods.remove(pod) };
         let pods = pods.clone();
         if pods.is_empty() {
-            sources.draining.remove(&key);
+            sources.draining.remove(key);
         }
-        if let Some(backend) = sources.backends.get(&key).filter(|_| changed) {
+        // Under the lock, so that of two changes the later is the last.
+        if let Some(backend) = sources.backend(key).filter(|_| changed) {
             backend.drain(pods);
         }
     }
@@ -353,7 +358,30 @@ impl Feed {
     }
 }
 
+/// Where the node itself drains its instances.
+impl Traffic for Feed {
+    fn leaves(&self, key: &RevisionKey, pod: &str) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        self.mark(key, pod, true);
+        let (backend, pod) = (self.sources().backend(key), pod.to_owned());
+        Box::pin(async move {
+            if let Some(backend) = backend {
+                backend.empty(&pod).await;
+            }
+        })
+    }
+
+    fn left(&self, key: &RevisionKey, pod: &str) {
+        self.mark(key, pod, false);
+    }
+}
+
 impl Sources {
+    /// A revision's back end, whether an Ingress names it or only its last requests use it.
+    fn backend(&self, key: &RevisionKey) -> Option<Arc<Backend>> {
+        let retired = || self.retired.get(key).and_then(Weak::upgrade);
+        self.backends.get(key).cloned().or_else(retired)
+    }
+
     fn resolve(&mut self, inner: &Inner, key: RevisionKey, policy: &SplitPolicy) -> Arc<Backend> {
         let hub = &inner.hub;
         let limit = u32::try_from(policy.container_concurrency).unwrap_or(0);

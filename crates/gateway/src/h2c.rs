@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 
 use crate::connection::LocalExecutor;
 use crate::io::Stream;
-use crate::request::{Exchange, Failure};
+use crate::request::{Exchange, Failure, copy};
 use crate::slots::Instance;
 use crate::upstream::Outbound;
 use crate::worker::Worker;
@@ -37,6 +37,7 @@ pub(crate) async fn run(
             Some(sender) => sender,
             None => exchange.connect(async |instance: &Arc<Instance>| connect(worker, instance).await).await?,
         };
+        let spare = copy(&request);
         let mut answer = pin!(sender.try_send_request(request));
         let answered = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
@@ -53,7 +54,10 @@ pub(crate) async fn run(
                     worker.hub.metrics.retries.inc();
                 }
                 None if error.error().is_user() => return Err(Failure::BadBody),
-                None => return Err(Failure::Died(format!("ended before it answered ({})", error.into_error()))),
+                None => {
+                    request = exchange.resend(spare, &error.into_error()).await?;
+                    worker.hub.metrics.retries.inc();
+                }
             },
         }
     }

@@ -6,6 +6,7 @@
 
 mod answer;
 mod backend;
+mod budget;
 mod certificates;
 mod connection;
 mod endpoints;

@@ -31,6 +31,9 @@ use crate::{h2c, upgrade};
 const ATTEMPTS: u32 = 4;
 /// How long an instance rests after it refused a connection, doubled with each attempt.
 const REST_MICROS: u64 = 100_000;
+/// How often a request is sent again that an instance has had and not answered. One that kills whoever has it must not
+/// take every instance with it.
+const RESENDS: u32 = 2;
 /// An instance that does not even accept within this time is treated like one that refuses.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -49,6 +52,7 @@ pub(crate) struct Exchange<'a> {
     /// Microseconds on the hub's clock by which the answer must have begun.
     pub deadline: u64,
     attempts: u32,
+    resends: u32,
 }
 
 /// Why there is no answer to pass on.
@@ -89,7 +93,7 @@ pub(crate) async fn serve(front: Rc<Front>, mut request: Request<Incoming>) -> R
     let upgrade = wanted.is_some().then(|| hyper::upgrade::on(&mut request));
     let way = Way { origin, away: visit.is_away() };
     let request = prepare(front, request, seen, &host, &rule, &route, wanted, way);
-    let mut exchange = Exchange { worker, visit: &mut visit, deadline: started + allowed, attempts: 0 };
+    let mut exchange = Exchange { worker, visit: &mut visit, deadline: started + allowed, attempts: 0, resends: 0 };
     let answered = match exchange.is_h2c() {
         false => exchange.run(request).await.map(|(response, upstream)| (response, Some(upstream))),
         true => Box::pin(h2c::run(&mut exchange, request, &host)).await.map(|response| (response, None)),
@@ -240,9 +244,9 @@ impl Exchange<'_> {
                 Some(upstream) => upstream,
                 None => Box::pin(self.connect(Upstream::connect)).await?,
             };
-            // The instance may be closing a kept connection at this very moment. What has no body and may be repeated
+            // The instance may die, or close a kept connection, at this very moment. What has no body and may be repeated
             // is kept for that case.
-            let spare = if upstream.reused { copy(&request) } else { None };
+            let spare = copy(&request);
             let reused = upstream.reused;
             let answer = upstream.send(request);
             match upstream.answer(answer, |cx| deadline.passed(cx)).await {
@@ -255,8 +259,8 @@ impl Exchange<'_> {
                 // The one part of an exchange that is not the instance's.
                 Err(Failed::Reset(error)) if error.is_user() => return Err(Failure::BadBody),
                 Err(Failed::Reset(error)) => match spare {
-                    Some(again) => request = again,
-                    None => return Err(Failure::Died(format!("ended before it answered ({error})"))),
+                    Some(again) if reused => request = again,
+                    spare => request = Box::pin(self.resend(spare, &error)).await?,
                 },
                 Err(Failed::Garbled(error)) => {
                     return Err(Failure::Died(format!("gave an answer that is not HTTP ({error})")));
@@ -281,6 +285,22 @@ impl Exchange<'_> {
         }
     }
 
+    /// Takes the next slot there is for a request that an instance has had, if it may be sent twice. The instance does not
+    /// rest: if it is dead its next connection says so, and if it lives the others' requests are not to suffer from this one.
+    pub async fn resend<R>(&mut self, spare: Option<R>, error: &hyper::Error) -> Result<R, Failure> {
+        let died = || Failure::Died(format!("ended before it answered ({error})"));
+        let again = spare.filter(|_| self.resends < RESENDS && self.visit.backend().may_resend()).ok_or_else(died)?;
+        self.resends += 1;
+        let worker = self.worker;
+        let now = worker.hub.micros();
+        match self.visit.again(now, self.deadline, None, |n| worker.below(n)) {
+            Arrival::Serve => {}
+            Arrival::Refused(refusal) => return Err(Failure::Refused(refusal)),
+            Arrival::Wait(ticket) => self.visit.wait(ticket).await.map_err(Failure::Refused)?,
+        }
+        Ok(again)
+    }
+
     /// Lets the instance rest and takes the next slot there is.
     pub async fn elsewhere(&mut self, why: &str) -> Result<(), Failure> {
         self.attempts += 1;
@@ -299,7 +319,7 @@ impl Exchange<'_> {
 }
 
 /// A copy of a request that may be sent twice: idempotent by its method, and without a body.
-fn copy(request: &Request<Outbound>) -> Option<Request<Outbound>> {
+pub(crate) fn copy(request: &Request<Outbound>) -> Option<Request<Outbound>> {
     let repeatable = matches!(
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE
@@ -310,6 +330,7 @@ fn copy(request: &Request<Outbound>) -> Option<Request<Outbound>> {
     let mut copy = Request::new(Outbound::Empty);
     copy.method_mut().clone_from(request.method());
     copy.uri_mut().clone_from(request.uri());
+    *copy.version_mut() = request.version();
     copy.headers_mut().clone_from(request.headers());
     Some(copy)
 }

@@ -58,6 +58,8 @@ pub(crate) struct Slots<W> {
     limit: u32,
     bound: usize,
     instances: Vec<Arc<Instance>>,
+    /// Those that are gone and still have requests.
+    departed: Vec<Arc<Instance>>,
     /// Those with a free slot. With a small limit the order matters: the last is the most recently used.
     free: Vec<Arc<Instance>>,
     queue: BTreeMap<u64, Queued<W>>,
@@ -118,6 +120,7 @@ impl<W> Slots<W> {
             limit,
             bound,
             instances: vec![],
+            departed: vec![],
             free: vec![],
             queue: BTreeMap::new(),
             next_ticket: 0,
@@ -129,6 +132,12 @@ impl<W> Slots<W> {
 
     pub fn instances(&self) -> &[Arc<Instance>] {
         &self.instances
+    }
+
+    /// What was done on this pod and is not over.
+    pub fn busy_on(&self, pod: &str) -> u32 {
+        let all = self.instances.iter().chain(&self.departed);
+        all.filter(|instance| instance.ready.pod == pod).map(|instance| instance.busy()).sum()
     }
 
     /// The instances as they were given.
@@ -186,6 +195,9 @@ impl<W> Slots<W> {
         if busy == self.limit && instance.is_free(self.limit) {
             self.free.push(instance.clone());
         }
+        if busy == 1 && instance.is_gone() {
+            self.departed.retain(|departed| departed.id != instance.id);
+        }
     }
 
     /// The first in the queue with a slot for it, taken; to be called until there is none.
@@ -210,6 +222,9 @@ impl<W> Slots<W> {
         self.instances.retain(|instance| {
             let stays = ready.contains(&instance.ready);
             instance.gone.store(!stays, Relaxed);
+            if !stays && instance.busy() > 0 {
+                self.departed.push(instance.clone());
+            }
             stays
         });
         let lost = self.instances.len() < before;

@@ -5,6 +5,7 @@
 //! Provider in `translate`. The surprise: a status that nobody waits for is written late or never, so that between the
 //! birth of a pod and its first request there is one write.
 
+mod drain;
 mod environment;
 mod events;
 mod health;
@@ -29,7 +30,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::wire::StartReport;
+use api::wire::{StartReport, Traffic};
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use kube::Client;
@@ -68,8 +69,8 @@ pub struct Config {
     pub machine: Machine,
     /// What a container gets where its manifest sets no limit.
     pub default_limits: Limits,
-    /// Between a pod's leaving the endpoints and the signal to end, so that no new request is on its way to it.
-    pub drain_delay: Duration,
+    /// Drains an instance before it is told to end.
+    pub traffic: Arc<dyn Traffic>,
     /// What instances get to end by themselves when the platform stops.
     pub stop_grace: Duration,
     /// Told of every instance of a revision that becomes ready.
@@ -78,7 +79,6 @@ pub struct Config {
 }
 
 impl Config {
-    pub const DRAIN_DELAY: Duration = Duration::from_millis(200);
     pub const STOP_GRACE: Duration = Duration::from_secs(5);
     /// Memory of a container without a limit of its own: one function must not take the whole machine.
     pub const MEMORY_BYTES: u64 = 512 << 20;

@@ -22,6 +22,8 @@ const MAX_RETRY: SignedDuration = SignedDuration::from_secs(30);
 const UNREADY_GRACE: Duration = Duration::from_secs(1);
 /// What is left of a run gets that is over: nothing is sent to it any more, and somebody waits for the next run.
 const OVER_GRACE: Duration = Duration::from_secs(10);
+/// What a pod gets whose requests took all its grace.
+const LAST_GRACE: Duration = Duration::from_secs(2);
 /// What a pod gets that was deleted without grace, or behind our back.
 const GONE_GRACE: Duration = Duration::from_secs(1);
 /// What Kubernetes gives a pod that does not say.
@@ -58,8 +60,9 @@ pub struct Trouble {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leaving {
     pub since: Timestamp,
-    /// Whether requests may still come to it.
     pub was_ready: bool,
+    /// Whether it has no requests, and gets none.
+    pub drained: bool,
 }
 
 /// What a pod has been through on this node.
@@ -98,7 +101,6 @@ pub struct Inputs<'a> {
     pub sandbox: Option<&'a Sandbox>,
     pub history: &'a History,
     pub busy: Option<Busy>,
-    pub drain_delay: Duration,
     pub now: Timestamp,
 }
 
@@ -213,11 +215,14 @@ fn leave(inputs: &Inputs<'_>) -> Step {
     {
         return Step::Wait(None);
     }
-    if let Some(leaving) = history.leaving.filter(|l| l.was_ready && !inputs.gone && !grace.is_zero()) {
-        let drained = leaving.since + SignedDuration::try_from(inputs.drain_delay).unwrap_or(SignedDuration::ZERO);
-        if drained > inputs.now {
-            return Step::Wait(Some(drained));
+    // As in Kubernetes what is done before the signal takes from the same grace. Without requests it all is left.
+    if let Some(leaving) = history.leaving.filter(|l| !l.drained && !inputs.gone) {
+        let patience = SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX);
+        let until = leaving.since.saturating_add(patience).unwrap_or(Timestamp::MAX);
+        if until > inputs.now {
+            return Step::Wait(Some(until));
         }
+        return stop(grace.min(LAST_GRACE), inputs);
     }
     stop(grace, inputs)
 }
@@ -446,7 +451,6 @@ mod tests {
             sandbox: row.sandbox.as_ref(),
             history: &row.history,
             busy: row.busy,
-            drain_delay: Duration::from_secs(2),
             now: at(100),
         })
     }
@@ -489,8 +493,12 @@ mod tests {
     #[test]
     fn leaving() {
         let held = History { held: true, ..History::default() };
-        let serving = |since| History { leaving: Some(Leaving { since: at(since), was_ready: true }), ..held.clone() };
-        let unready = |since| History { leaving: Some(Leaving { since: at(since), was_ready: false }), ..held.clone() };
+        let leaving = |since, was_ready, drained| History {
+            leaving: Some(Leaving { since: at(since), was_ready, drained }),
+            ..held.clone()
+        };
+        let serving = |since| leaving(since, true, false);
+        let unready = |since| leaving(since, false, true);
         let stop = |seconds| Step::Stop { grace: Duration::from_secs(seconds) };
         let stopping = |seconds| Some(Busy::Stopping { grace: Duration::from_secs(seconds) });
         let deleted = |grace| Row { deleting: Some(grace), history: held.clone(), ..row() };
@@ -499,8 +507,11 @@ mod tests {
             ("being started", Row { busy: Some(Busy::Starting), ..deleted(30) }, stop(30)),
             ("never ready", Row { history: unready(99), ..deleted(30) }, stop(1)),
             ("never ready, no grace", Row { history: unready(99), ..deleted(0) }, stop(0)),
-            ("drains", Row { history: serving(99), ..deleted(30) }, Step::Wait(Some(at(101)))),
-            ("drained", Row { history: serving(98), ..deleted(30) }, stop(30)),
+            ("drains", Row { history: serving(99), ..deleted(30) }, Step::Wait(Some(at(129)))),
+            ("drained", Row { history: leaving(99, true, true), ..deleted(30) }, stop(30)),
+            ("drains for too long", Row { history: serving(70), ..deleted(30) }, stop(2)),
+            ("drains for too long, with little grace", Row { history: serving(99), ..deleted(1) }, stop(1)),
+            ("not ready any more, drains", Row { history: leaving(99, false, false), ..deleted(30) }, stop(1)),
             ("no grace", Row { history: serving(99), ..deleted(0) }, stop(0)),
             ("stopping", Row { busy: stopping(30), ..deleted(30) }, Step::Wait(None)),
             ("sooner", Row { busy: stopping(30), ..deleted(5) }, stop(5)),

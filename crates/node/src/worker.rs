@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::drain::{self, Draining};
 use crate::health::{self, Health};
 use crate::logs::{self, Entry, Logs};
 use crate::plan::{self, Busy, Ended, History, Leaving, Step};
@@ -46,6 +47,7 @@ pub struct Worker {
     /// Of a start that has not led to readiness yet.
     startup: Option<Startup>,
     provider: usize,
+    draining: Option<Draining>,
     /// The status as it is in the API, and the socket's annotation.
     written: Value,
     socket: Option<String>,
@@ -81,6 +83,7 @@ impl Worker {
             history,
             startup: None,
             provider: 0,
+            draining: None,
             written,
             socket,
             write_at: None,
@@ -118,6 +121,7 @@ impl Worker {
                     Err(_) => break,
                 },
                 outcome = outcome(&mut self.busy) => self.settle(outcome),
+                () = drain::over(&mut self.draining) => self.drained(),
                 news = news(&mut self.health), if !matches!(self.busy, Some((Busy::Starting, _))) => self.learn(news),
                 () = sleep_until(wake) => {}
             }
@@ -132,7 +136,6 @@ impl Worker {
             sandbox: self.sandbox.as_ref(),
             history: &self.history,
             busy: self.busy.as_ref().map(|(busy, _)| *busy),
-            drain_delay: self.shared.config.drain_delay,
             now: (self.shared.config.clock)(),
         })
     }
@@ -152,11 +155,17 @@ impl Worker {
         }
         if (self.gone || plan::is_deleting(&self.pod)) && self.history.leaving.is_none() {
             let was_ready = self.sandbox.as_ref().is_some_and(Sandbox::is_ready);
-            self.history.leaving = Some(Leaving { since: (self.shared.config.clock)(), was_ready });
+            self.draining = Draining::begin(&self.shared.config.traffic, &self.pod);
+            let drained = self.draining.is_none();
+            self.history.leaving = Some(Leaving { since: (self.shared.config.clock)(), was_ready, drained });
             if self.history.held {
                 self.containers().for_each(|name| self.event("Killing", format!("Stopping container {name}")));
             }
         }
+    }
+
+    fn drained(&mut self) {
+        self.history.leaving.iter_mut().for_each(|leaving| leaving.drained = true);
     }
 
     /// Sees the sandbox as its probes let it be seen.

@@ -40,6 +40,17 @@ struct World {
     _folder: tempfile::TempDir,
 }
 
+/// Nobody sends requests here.
+struct NoTraffic;
+
+impl api::wire::Traffic for NoTraffic {
+    fn leaves(&self, _: &api::wire::RevisionKey, _: &str) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn left(&self, _: &api::wire::RevisionKey, _: &str) {}
+}
+
 impl World {
     async fn start() -> Self {
         Self::with(FakeProvider::new(daemon::system_clock())).await
@@ -67,7 +78,7 @@ impl World {
             host_ip: std::net::Ipv4Addr::LOCALHOST.into(),
             machine: Machine { cpus: 2, memory_bytes: 1 << 30, pods: 10, ..Machine::default() },
             default_limits: Config::default_limits(),
-            drain_delay: Duration::from_millis(20),
+            traffic: Arc::new(NoTraffic),
             stop_grace: Duration::from_secs(1),
             started: Arc::new(move |started| drop(to_starts.send(started))),
             clock: daemon::system_clock(),

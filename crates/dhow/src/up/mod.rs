@@ -98,8 +98,10 @@ async fn run_rooms(
     let registry = registry::Registry::open(&settings.data_dir.join("registry"))?;
     let feed = gateway.feed();
     let mut synced = feed.synced();
+    let traffic = Arc::new(feed.clone());
     let started = Arc::new(move |started| feed.started(&started));
-    let node = node::Node::new(settings.node(&endpoints.registry, registry.clone(), provider.clone(), started));
+    let node = settings.node(&endpoints.registry, registry.clone(), provider.clone(), started, traffic);
+    let node = node::Node::new(node);
     let mut tasks = Supervisor::new(&PHASES);
     let token = credentials::token(&settings.data_dir)?;
     let mut config = apiserver::Config::new(settings.clock.clone());

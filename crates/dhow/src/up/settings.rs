@@ -104,6 +104,7 @@ impl Settings {
         registry: registry::Registry,
         provider: Arc<ProcessProvider>,
         started: api::wire::StartReport,
+        traffic: Arc<dyn api::wire::Traffic>,
     ) -> node::Config {
         node::Config {
             node_name: NODE.to_owned(),
@@ -114,7 +115,7 @@ impl Settings {
             cache_dir: self.images_dir(),
             machine: node::Machine::read(),
             default_limits: node::Config::default_limits(),
-            drain_delay: node::Config::DRAIN_DELAY,
+            traffic,
             stop_grace: node::Config::STOP_GRACE,
             started,
             clock: self.clock.clone(),

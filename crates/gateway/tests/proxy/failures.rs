@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use api::wire::{RevisionKey, Traffic};
 use bytes::Bytes;
 use gateway::Limits;
 use http::{Method, Request};
@@ -113,6 +114,54 @@ async fn a_kept_connection_that_closes_is_replaced_only_when_that_is_safe() {
         assert_eq!(reply.status, want, "{method} {body:?}: {}", reply.text());
         assert_eq!(served.load(SeqCst), if want == 200 { 2 } else { 1 }, "{method} {body:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_instance_had_when_it_died_is_given_to_another_only_when_that_is_safe() {
+    for (method, body, want) in
+        [(Method::GET, "", 200), (Method::DELETE, "", 200), (Method::POST, "", 502), (Method::PUT, "a body", 502)]
+    {
+        let setup = Setup::new();
+        let alive = Instance::start("alive").await;
+        let had = Arc::new(AtomicUsize::new(0));
+        let (count, feed) = (had.clone(), setup.feed.clone());
+        let key = RevisionKey { namespace: "default".into(), revision: "rev".into() };
+        drop(feed.leaves(&key, "rev-2"));
+        // It has the request, and what it would answer is never known.
+        let (at, _dying) = scripted(move |mut stream| {
+            let (count, feed, key) = (count.clone(), feed.clone(), key.clone());
+            async move {
+                read_head(&mut stream).await;
+                count.fetch_add(1, SeqCst);
+                feed.left(&key, "rev-2");
+                drop(feed.leaves(&key, "rev-1"));
+            }
+        })
+        .await;
+        setup.route(0);
+        setup.instances("rev", &[("rev-1", at), ("rev-2", alive.at)]);
+        let reply = setup.client().await.send(request(method.clone(), body)).await;
+        assert_eq!((reply.status, had.load(SeqCst)), (want, 1), "{method} {body:?}: {}", reply.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_ends_every_instance_does_not_do_so_for_ever() {
+    let setup = Setup::new();
+    let had = Arc::new(AtomicUsize::new(0));
+    let count = had.clone();
+    let (at, _dying) = scripted(move |mut stream| {
+        let count = count.clone();
+        async move {
+            read_head(&mut stream).await;
+            count.fetch_add(1, SeqCst);
+        }
+    })
+    .await;
+    setup.route(0);
+    setup.instances("rev", &[("rev-1", at)]);
+    assert_eq!(setup.get("/").await.status, 502);
+    assert_eq!(had.load(SeqCst), 3, "sent twice more");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

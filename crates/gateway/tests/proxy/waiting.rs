@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use api::wire::InstanceStarted;
+use api::wire::{InstanceStarted, RevisionKey, Traffic};
 use bytes::Bytes;
 use gateway::Limits;
 use http::Request;
@@ -192,6 +192,37 @@ async fn reports_say_what_was_going_on_and_end_with_zero() {
     calls.join_all().await;
     let idle = setup.report(|stat| stat.in_flight == 0 && stat.average_concurrency == 0.0).await;
     assert_eq!((idle.requests_per_second, idle.instances[0].in_flight), (0.0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_may_end_once_its_last_request_is_over() {
+    // Whether its slice, or the Ingress that leads to it, goes before the node asks, or never.
+    for (slice_goes, route_goes) in [(false, false), (true, false), (false, true)] {
+        let setup = Setup::new();
+        let (old, new) = (Instance::start("old").await, Instance::start("new").await);
+        let key = RevisionKey { namespace: "default".into(), revision: "rev".into() };
+        setup.instances("rev", &[("rev-1", old.at)]);
+        setup.route(0);
+        let calls = burst(&setup, 2, "/hold").await;
+        until("both are there", || old.seen.now.load(SeqCst) == 2).await;
+        if slice_goes {
+            setup.instances("rev", &[("rev-2", new.at)]);
+        }
+        if route_goes {
+            setup.ingress(json!([]));
+        }
+        let mut over = setup.feed.leaves(&key, "rev-1");
+        assert!(futures::poll!(over.as_mut()).is_pending(), "it has requests");
+        if !route_goes {
+            setup.instances("rev", &[("rev-1", old.at), ("rev-2", new.at)]);
+            assert_eq!(setup.get("/").await.text(), "new", "it gets no new ones, whatever its slice says");
+        }
+        old.seen.release.notify_waiters();
+        soon("the last is over", over).await;
+        assert!(calls.join_all().await.iter().all(|reply| reply.status == 200));
+        soon("nothing is left to wait for", setup.feed.leaves(&key, "rev-1")).await;
+        setup.feed.left(&key, "rev-1");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,19 +1,25 @@
 //! One revision, as every gateway thread sees it: its slots and queue behind one short lock.
 //!
-//! Owns: a request's visit from arrival to end, the wait in the queue, pokes, and when an instance that is not said to
+//! Owns: a request's arrival, the queue, what is left on an instance that goes, pokes, and when an instance that is not said to
 //! be ready takes requests all the same. Must not know: HTTP or connections.
 //! The surprise: a waiting request is handed its slot by whoever frees or adds it, on that one's thread, so nobody
 //! wakes up to find that another was faster; and a waiter that vanishes hands the slot on.
 
+mod visit;
+
 use probe::Check;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::wire::{ConcurrencyStat, InstanceLoad, Poke, RevisionKey};
 use tokio::sync::{Notify, oneshot};
 
+pub(crate) use visit::{Arrival, Origin, Ticket, Visit};
+
+use crate::budget::Budget;
 use crate::endpoints::{Address, Listed, Ready};
 use crate::hub::Hub;
 use crate::metrics::Handles;
@@ -42,6 +48,8 @@ pub(crate) struct Backend {
     poke_owed: AtomicBool,
     /// There is something new to probe.
     pub probe_wake: Notify,
+    /// An instance that gets no more requests has none left.
+    emptied: Notify,
 }
 
 #[derive(Debug)]
@@ -55,46 +63,9 @@ struct State {
     /// In the hub's list of revisions with traffic.
     active: bool,
     limit: u32,
+    budget: Budget,
     /// The gateway that counts for this revision, when it is another one: spoken to in HTTP/1.1, and in HTTP/2.
     away: Option<[Arc<Instance>; 2]>,
-}
-
-/// A request inside the gateway, counted from its arrival until this is dropped.
-#[derive(Debug)]
-pub(crate) struct Visit {
-    backend: Arc<Backend>,
-    instance: Option<Arc<Instance>>,
-    /// What is called the instance is the gateway that counts, and here nothing does.
-    away: bool,
-    pub started: u64,
-    /// Microseconds in the queue of a request that found no instance.
-    cold: Option<u64>,
-    /// The answer's status; 499 as long as there is none, since then the client went away.
-    pub code: u16,
-}
-
-/// Where a request comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
-    Client {
-        http2: bool,
-    },
-    /// From a gateway that did not count for its revision.
-    Gateway,
-}
-
-/// A place in the queue, left by dropping it.
-#[derive(Debug)]
-pub(crate) struct Ticket {
-    backend: Arc<Backend>,
-    number: u64,
-    grant: oneshot::Receiver<Grant>,
-}
-
-pub(crate) enum Arrival {
-    Serve,
-    Wait(Ticket),
-    Refused(Refusal),
 }
 
 impl Backend {
@@ -112,11 +83,13 @@ impl Backend {
                 probing: false,
                 active: false,
                 limit,
+                budget: Budget::default(),
                 away: None,
             }),
             last_poke: AtomicU64::new(0),
             poke_owed: AtomicBool::new(false),
             probe_wake: Notify::new(),
+            emptied: Notify::new(),
         })
     }
 
@@ -164,6 +137,12 @@ impl Backend {
             self.hub.activate(self.clone());
         }
         state.slots.load.enter(now);
+        state.budget.earn();
+    }
+
+    /// Whether a request that an instance has had may be given to another one.
+    pub fn may_resend(&self) -> bool {
+        self.lock().budget.spend()
     }
 
     fn seat(
@@ -239,7 +218,7 @@ impl Backend {
         while let Some((waiter, instance)) = state.slots.grant() {
             granted = true;
             if let Err(Ok(instance)) = waiter.send(Ok(instance)) {
-                state.slots.release(&instance);
+                self.release(state, &instance);
             }
         }
         if granted {
@@ -324,6 +303,26 @@ impl Backend {
         self.settle(&mut state);
     }
 
+    /// Once no request is left on this pod, which gets no new ones.
+    pub async fn empty(&self, pod: &str) {
+        loop {
+            let mut emptied = pin!(self.emptied.notified());
+            // Before the look, so that what happens between the two is not missed.
+            emptied.as_mut().enable();
+            if self.lock().slots.busy_on(pod) == 0 {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    fn release(&self, state: &mut State, instance: &Arc<Instance>) {
+        state.slots.release(instance);
+        if instance.busy() == 0 && (instance.is_draining() || instance.is_gone()) {
+            self.emptied.notify_waiters();
+        }
+    }
+
     /// An instance became ready on its node; what else its oldest request waited for was scheduling. An instance that
     /// nobody waits for is no cold start.
     pub fn started(&self, sandbox: f64, runtime: f64) {
@@ -399,102 +398,4 @@ fn loads(state: &State) -> Vec<InstanceLoad> {
     let load =
         |i: &Arc<Instance>| InstanceLoad { pod: i.ready.pod.clone(), in_flight: i.busy(), draining: i.is_draining() };
     state.slots.instances().iter().map(load).collect()
-}
-
-impl Visit {
-    /// Counted like a status, as nginx does: the client did not wait for an answer.
-    pub const CLIENT_GONE: u16 = 499;
-
-    pub fn backend(&self) -> &Arc<Backend> {
-        &self.backend
-    }
-
-    /// Whether another gateway seats this request.
-    pub fn is_away(&self) -> bool {
-        self.away
-    }
-
-    /// The instance whose slot this request holds.
-    pub fn instance(&self) -> Option<&Arc<Instance>> {
-        self.instance.as_ref()
-    }
-
-    /// Gives the slot back and asks for another. `rest` keeps the instance from getting requests for that long.
-    pub fn again(&mut self, now: u64, deadline: u64, rest: Option<u64>, dice: impl FnMut(usize) -> usize) -> Arrival {
-        let backend = self.backend.clone();
-        let mut state = backend.lock();
-        if std::mem::take(&mut self.away) {
-            // The other gateway is gone, and who comes after it is not known yet.
-            self.instance = None;
-            backend.enter(&mut state, now);
-        } else if let Some(instance) = self.instance.take() {
-            if let Some(rest) = rest {
-                state.slots.suspend(&instance, now + rest);
-            }
-            state.slots.release(&instance);
-            if rest.is_some() && state.candidates.doubt(&instance.ready, now) {
-                let instances = state.slots.listed().into_iter().filter(|one| *one != instance.ready);
-                backend.replace(state, &instances.collect::<Vec<_>>(), now);
-                state = backend.lock();
-            } else {
-                backend.settle(&mut state);
-            }
-        }
-        if rest.is_some() {
-            backend.hub.wake();
-        }
-        backend.seat(state, self, now, deadline, dice)
-    }
-
-    /// Waits for the queue's verdict.
-    pub async fn wait(&mut self, mut ticket: Ticket) -> Result<(), Refusal> {
-        // The sender is dropped without a word only with the back end itself, which the ticket keeps alive.
-        let grant = (&mut ticket.grant).await.unwrap_or(Err(Refusal::TimedOut));
-        self.instance = Some(grant?);
-        if self.cold.is_some() {
-            self.cold = Some(self.backend.hub.micros().saturating_sub(self.started));
-        }
-        Ok(())
-    }
-
-    /// The answer has begun.
-    pub fn first_byte(&mut self, code: u16) {
-        self.code = code;
-        if let Some(queued) = self.cold.take() {
-            let total = self.backend.hub.micros().saturating_sub(self.started);
-            self.backend.metrics.cold(queued as f64 / 1e6, total.saturating_sub(queued) as f64 / 1e6);
-        }
-    }
-}
-
-impl Drop for Visit {
-    fn drop(&mut self) {
-        if self.away {
-            return;
-        }
-        let now = self.backend.hub.micros();
-        let mut state = self.backend.lock();
-        state.slots.load.leave(now);
-        if let Some(instance) = self.instance.take() {
-            state.slots.release(&instance);
-            if state.slots.queued() > 0 {
-                self.backend.settle(&mut state);
-            }
-        }
-        drop(state);
-        self.backend.metrics.answered(self.code, now.saturating_sub(self.started) as f64 / 1e6);
-    }
-}
-
-/// Either the ticket is still queued, or its grant lies in the channel: both change only under the lock.
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        let mut state = self.backend.lock();
-        if state.slots.cancel(self.number) {
-            self.backend.metrics.queue_depth.set(state.slots.queued() as i64);
-        } else if let Ok(Ok(instance)) = self.grant.try_recv() {
-            state.slots.release(&instance);
-            self.backend.settle(&mut state);
-        }
-    }
 }
