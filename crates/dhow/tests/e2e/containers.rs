@@ -1,67 +1,21 @@
 //! Containers as a service: any image, from the built-in registry, on one machine.
 
-use std::path::Path;
-use std::process::Command;
+use serde_json::json;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use http::{Method, Request};
-use registry::Digest;
-use registry::image::layer_from_dir;
-use serde_json::{Value, json};
+use crate::harness::{Platform, container, eventually, machine};
 
-use crate::harness::{Platform, container, eventually, machine, send};
-
-/// A Linux image that holds nothing but one program and a file, pushed as any client pushes; gives its name.
+/// An image with a program that says what it sees; gives its name.
 async fn pushed(platform: &Platform) -> String {
     let root = platform.dir.path().join("image");
     std::fs::create_dir_all(root.join("etc")).expect("a folder");
     std::fs::create_dir_all(root.join("var")).expect("a folder");
     std::fs::write(root.join("etc/own"), "mine").expect("a file");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/tools/hello.rs");
-    let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
-    let flags = ["--edition=2024", "-C", "target-feature=+crt-static", "-C", "strip=symbols", "-o"];
-    let compiled = Command::new(rustc).args(flags).arg(root.join("hello")).arg(source).status();
-    assert!(compiled.expect("rustc runs").success());
-    let mut layer = vec![];
-    let info = layer_from_dir(&root, "/", &mut layer).expect("a layer");
-    let config = json!({
-        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
-        "config": {"Entrypoint": ["/hello"], "Cmd": ["by", "default"], "WorkingDir": "/etc", "Env": ["TARGET=image"]},
-        "rootfs": {"type": "layers", "diff_ids": [info.diff_id]},
-    });
-    let config = config.to_string().into_bytes();
-    let blob =
-        |media: &str, bytes: &[u8]| json!({"mediaType": media, "digest": Digest::of(bytes), "size": bytes.len()});
-    let media = "application/vnd.oci.image.manifest.v1+json";
-    let manifest = json!({
-        "schemaVersion": 2, "mediaType": media,
-        "config": blob("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [blob("application/vnd.oci.image.layer.v1.tar+gzip", &layer)],
-    });
-    let manifest = manifest.to_string().into_bytes();
-    for bytes in [&config, &layer] {
-        let path = format!("/v2/default/own/blobs/uploads/?digest={}", Digest::of(bytes));
-        push(platform, Method::POST, &path, "application/octet-stream", bytes).await;
-    }
-    let digest = Digest::of(&manifest);
-    push(platform, Method::PUT, "/v2/default/own/manifests/latest", media, &manifest).await;
-    format!("{}/default/own@{digest}", platform.endpoint("registry"))
+    let config = json!({"Cmd": ["by", "default"], "WorkingDir": "/etc", "Env": ["TARGET=image"]});
+    platform.image("own", &root, "hello", config).await
 }
 
 fn by_tag(image: &str) -> String {
     image.replace(image.split_once('@').expect("a digest").1, "latest").replace('@', ":")
-}
-
-async fn push(platform: &Platform, method: Method, path: &str, media: &str, body: &[u8]) {
-    let config: Value = serde_json::from_slice(&std::fs::read(platform.kubeconfig()).expect("a file")).expect("JSON");
-    let token = config["users"][0]["user"]["token"].as_str().expect("a token").to_owned();
-    let credentials = STANDARD.encode(format!("dhow:{token}"));
-    let address = platform.endpoint("registry");
-    let request = Request::builder().method(method).uri(path).header("host", &address).header("content-type", media);
-    let request = request.header("authorization", format!("Basic {credentials}")).body(body.to_vec().into());
-    let reply = send(&address, request.expect("a request")).await.expect("an answer");
-    assert_eq!(reply.status, 201, "{path}: {}", reply.text());
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ mod harness;
 mod hostile;
 mod interrupted;
 mod kubectl;
+mod lossless;
 mod outside;
 mod permissions;
 mod plain;

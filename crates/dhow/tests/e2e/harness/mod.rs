@@ -5,7 +5,9 @@
 
 mod client;
 mod cluster;
+mod flood;
 mod footprint;
+mod image;
 mod load;
 mod service;
 
@@ -26,6 +28,7 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 
 pub use client::{client, sources};
 pub use cluster::{admin, kubeconfig as cluster_kubeconfig};
+pub use flood::{Flood, Seeded, Target};
 pub use footprint::{Footprint, cpu_shares, footprint};
 pub use load::Load;
 pub use service::{IMAGE, always, container};
