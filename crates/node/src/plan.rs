@@ -389,6 +389,11 @@ impl History {
         self.trouble = Some(Trouble { reason, message, retry_at: None, attempts: 1 });
     }
 
+    /// The last request is over.
+    pub fn drained(&mut self) {
+        self.leaving.iter_mut().for_each(|leaving| leaving.drained = true);
+    }
+
     pub fn stopped(&mut self) {
         self.held = false;
         self.stop_again_at = None;

@@ -121,7 +121,7 @@ impl Worker {
                     Err(_) => break,
                 },
                 outcome = outcome(&mut self.busy) => self.settle(outcome),
-                () = drain::over(&mut self.draining) => self.drained(),
+                () = drain::over(&mut self.draining) => self.history.drained(),
                 news = news(&mut self.health), if !matches!(self.busy, Some((Busy::Starting, _))) => self.learn(news),
                 () = sleep_until(wake) => {}
             }
@@ -155,7 +155,7 @@ impl Worker {
         }
         if (self.gone || plan::is_deleting(&self.pod)) && self.history.leaving.is_none() {
             let was_ready = self.sandbox.as_ref().is_some_and(Sandbox::is_ready);
-            self.draining = Draining::begin(&self.shared.config.traffic, &self.pod);
+            drain::begin(&mut self.draining, &self.shared.config.traffic, &self.pod);
             let drained = self.draining.is_none();
             self.history.leaving = Some(Leaving { since: (self.shared.config.clock)(), was_ready, drained });
             if self.history.held {
@@ -164,15 +164,14 @@ impl Worker {
         }
     }
 
-    fn drained(&mut self) {
-        self.history.leaving.iter_mut().for_each(|leaving| leaving.drained = true);
-    }
-
     /// Sees the sandbox as its probes let it be seen.
     fn judge(&mut self) {
         self.sandbox = self.told.clone();
         if let (Some(health), Some(sandbox)) = (&self.health, &mut self.sandbox) {
             health.judge(sandbox);
+        }
+        if let Some(sandbox) = self.sandbox.as_ref().filter(|_| self.history.leaving.is_none()) {
+            drain::follow(&mut self.draining, &self.shared.config.traffic, &self.pod, sandbox);
         }
         self.report_start();
     }

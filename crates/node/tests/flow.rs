@@ -8,7 +8,7 @@ use std::time::Duration;
 use api::frames;
 use api::image::label;
 use api::names::{self, NODE_LEASE_NAMESPACE, annotation};
-use api::wire::InstanceStarted;
+use api::wire::{InstanceStarted, RevisionKey, Traffic};
 use apiserver::ApiServer;
 use http_body_util::{BodyExt, Empty, Full};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -37,18 +37,22 @@ struct World {
     shutdown: CancellationToken,
     running: JoinHandle<Result<(), NodeError>>,
     starts: mpsc::UnboundedReceiver<InstanceStarted>,
+    traffic: mpsc::UnboundedReceiver<String>,
     _folder: tempfile::TempDir,
 }
 
-/// Nobody sends requests here.
-struct NoTraffic;
+/// Hears who gets no requests any more, and who is forgotten. Nobody has any.
+struct Heard(mpsc::UnboundedSender<String>);
 
-impl api::wire::Traffic for NoTraffic {
-    fn leaves(&self, _: &api::wire::RevisionKey, _: &str) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+impl Traffic for Heard {
+    fn leaves(&self, key: &RevisionKey, pod: &str) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+        drop(self.0.send(format!("{pod} of {} leaves", key.revision)));
         Box::pin(std::future::ready(()))
     }
 
-    fn left(&self, _: &api::wire::RevisionKey, _: &str) {}
+    fn left(&self, _: &RevisionKey, pod: &str) {
+        drop(self.0.send(format!("{pod} left")));
+    }
 }
 
 impl World {
@@ -69,6 +73,7 @@ impl World {
         let image = push(&registry, folder.path(), "default/hello", &[(label::RUNTIME, "python")]).await;
         let provider = Arc::new(provider);
         let (to_starts, starts) = mpsc::unbounded_channel();
+        let (to_traffic, traffic) = mpsc::unbounded_channel();
         let node = Node::new(Config {
             node_name: NODE.into(),
             providers: vec![provider.clone()],
@@ -78,7 +83,7 @@ impl World {
             host_ip: std::net::Ipv4Addr::LOCALHOST.into(),
             machine: Machine { cpus: 2, memory_bytes: 1 << 30, pods: 10, ..Machine::default() },
             default_limits: Config::default_limits(),
-            traffic: Arc::new(NoTraffic),
+            traffic: Arc::new(Heard(to_traffic)),
             stop_grace: Duration::from_secs(1),
             started: Arc::new(move |started| drop(to_starts.send(started))),
             clock: daemon::system_clock(),
@@ -87,7 +92,7 @@ impl World {
         let shutdown = CancellationToken::new();
         let (to_run, stop) = (client.clone(), shutdown.clone());
         let running = tokio::spawn(async move { node.run(to_run, stop).await });
-        Self { client, provider, kubelet, image, shutdown, running, starts, _folder: folder }
+        Self { client, provider, kubelet, image, shutdown, running, starts, traffic, _folder: folder }
     }
 
     async fn stop(self) -> Client {
@@ -277,6 +282,23 @@ async fn readiness_follows_the_provider() {
     world.until_ready("p").await;
     world.provider.set_ready(&uid, false);
     world.until("not ready", "p", |s| !is_ready(s) && s["containerStatuses"][0]["ready"] == false).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_gets_no_requests_while_it_is_dead_and_before_its_end() {
+    let mut world = World::start().await;
+    let labelled = |pod: &mut Value| pod["metadata"]["labels"] = json!({"serving.knative.dev/revision": "rev"});
+    let uid = world.create("p", labelled).await.metadata.uid.unwrap();
+    let ready = |s: &Value| s["containerStatuses"][0]["ready"] == true;
+    world.until("ready", "p", ready).await;
+    world.provider.exit(&uid, 3, ExitReason::Error);
+    assert_eq!(world.traffic.recv().await.unwrap(), "p of rev leaves", "it is dead");
+    assert_eq!(world.traffic.recv().await.unwrap(), "p left", "it serves again");
+    world.until("ready again", "p", |s| ready(s) && s["containerStatuses"][0]["restartCount"] == 1).await;
+    world.pods().delete("p", &DeleteParams::default()).await.unwrap();
+    assert_eq!(world.traffic.recv().await.unwrap(), "p of rev leaves", "it is deleted");
+    assert_eq!(world.traffic.recv().await.unwrap(), "p left", "it has ended");
     world.stop().await;
 }
 
