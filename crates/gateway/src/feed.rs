@@ -85,8 +85,9 @@ struct Sources {
     /// Pods that are about to be removed.
     draining: HashMap<RevisionKey, BTreeSet<String>>,
     backends: HashMap<RevisionKey, Arc<Backend>>,
-    /// Back ends that no Ingress names any more but some request still uses. One that is named again goes on with its
-    /// slots, so that its limit holds across the gap.
+    /// Back ends that no Ingress names any more but some request still uses. They hear of their instances like the others,
+    /// since such a request may need another one. One that is named again goes on with its slots, so that its limit holds
+    /// across the gap.
     retired: HashMap<RevisionKey, Weak<Backend>>,
 }
 
@@ -212,7 +213,7 @@ impl Feed {
 
     /// An instance is ready on its node, a moment before its EndpointSlice says so.
     pub fn started(&self, started: &InstanceStarted) {
-        let backend = self.sources().backends.get(&started.key).cloned();
+        let backend = self.sources().backend(&started.key);
         if let Some(backend) = backend {
             backend.started(started.sandbox_seconds, started.runtime_seconds);
         }
@@ -235,7 +236,7 @@ impl Feed {
         if slices.is_empty() {
             sources.slices.remove(&key);
         }
-        if let Some(backend) = sources.backends.get(&key) {
+        if let Some(backend) = sources.backend(&key) {
             backend.set_instances(listed);
         }
         drop(sources);
@@ -276,7 +277,7 @@ impl Feed {
         let mut sources = self.sources();
         let usual = &self.inner.usual_check;
         let check = check.map(|check| check.map(|c| if c == **usual { usual.clone() } else { Arc::new(c) }));
-        if let Some(backend) = sources.backends.get(&key) {
+        if let Some(backend) = sources.backend(&key) {
             backend.set_check(check.clone().flatten());
         }
         match check {
@@ -316,20 +317,25 @@ impl Feed {
     /// After a new list of draining Pods.
     pub(crate) fn retain_pods(&self, seen: &HashSet<Name>) {
         let mut sources = self.sources();
-        let Sources { draining, backends, .. } = &mut *sources;
-        draining.retain(|key, pods| {
+        let mut fewer = vec![];
+        sources.draining.retain(|key, pods| {
             let before = pods.len();
             pods.retain(|pod| seen.contains(&(key.namespace.clone(), pod.clone())));
-            if let Some(backend) = backends.get(key).filter(|_| pods.len() < before) {
-                backend.drain(pods.clone());
+            if pods.len() < before {
+                fewer.push((key.clone(), pods.clone()));
             }
             !pods.is_empty()
         });
+        for (key, pods) in fewer {
+            if let Some(backend) = sources.backend(&key) {
+                backend.drain(pods);
+            }
+        }
     }
 
     fn set_failure(&self, key: RevisionKey, failure: Option<Arc<Failure>>) {
         let mut sources = self.sources();
-        if let Some(backend) = sources.backends.get(&key) {
+        if let Some(backend) = sources.backend(&key) {
             backend.set_failure(failure.clone());
         }
         match failure {

@@ -146,6 +146,24 @@ async fn what_an_instance_had_when_it_died_is_given_to_another_only_when_that_is
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_whose_revision_has_no_route_any_more_finds_its_new_instances() {
+    let setup = Setup::new();
+    let (old, new) = (Instance::start("old").await, Instance::start("new").await);
+    setup.route(0);
+    setup.instances("rev", &[("rev-1", old.at)]);
+    let mut client = setup.client().await;
+    let call = tokio::spawn(async move { client.get("/hold").await });
+    until("it is held", || old.seen.now.load(SeqCst) == 1).await;
+    setup.ingress(json!([]));
+    setup.instances("rev", &[("rev-2", new.at)]);
+    old.crash().await;
+    until("the new instance has it", || new.seen.now.load(SeqCst) == 1).await;
+    new.seen.release.notify_waiters();
+    let reply = call.await.unwrap();
+    assert_eq!((reply.status, reply.text().as_str()), (200, "new"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_ends_every_instance_does_not_do_so_for_ever() {
     let setup = Setup::new();
     let had = Arc::new(AtomicUsize::new(0));
