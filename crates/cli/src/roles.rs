@@ -73,9 +73,9 @@ pub struct GatewayArgs {
     /// Where functions are called
     #[arg(long, env = "DHOW_GATEWAY_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     pub gateway_listen: SocketAddr,
-    /// The same over TLS, for hosts that have a certificate
-    #[arg(long, env = "DHOW_GATEWAY_TLS_LISTEN", default_value = "127.0.0.1:8443", value_name = "ADDRESS")]
-    pub gateway_tls_listen: SocketAddr,
+    /// The same over TLS, for hosts that have a certificate; it takes the right to list and watch Secrets
+    #[arg(long, env = "DHOW_GATEWAY_TLS_LISTEN", value_name = "ADDRESS")]
+    pub gateway_tls_listen: Option<SocketAddr>,
     /// Where functions call functions
     #[arg(long, env = "DHOW_GATEWAY_INTERNAL_LISTEN", value_name = "ADDRESS")]
     pub gateway_internal_listen: Option<SocketAddr>,

@@ -184,10 +184,10 @@ impl Gateway {
         to_autoscaler: mpsc::Sender<GatewayMessage>,
         shutdown: CancellationToken,
     ) -> Result<(), GatewayError> {
-        let feed = self.feed.clone();
+        let (feed, is_secure) = (self.feed.clone(), self.addresses.secure.is_some());
         tokio::select! {
             served = self.serve(to_autoscaler, shutdown) => served,
-            () = watch::run(client, &feed) => Err(GatewayError::Ended("the watches stopped".into())),
+            () = watch::run(client, &feed, is_secure) => Err(GatewayError::Ended("the watches stopped".into())),
         }
     }
 

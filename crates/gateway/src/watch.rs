@@ -33,7 +33,7 @@ enum First {
 }
 
 /// Runs until it is dropped.
-pub(crate) async fn run(client: Client, feed: &Feed) {
+pub(crate) async fn run(client: Client, feed: &Feed, is_secure: bool) {
     let (first, mut listed) = mpsc::channel(8);
     let all = watcher::Config::default;
     let ingresses = follow(
@@ -72,7 +72,13 @@ pub(crate) async fn run(client: Client, feed: &Feed) {
             Change::Flush => {}
         },
     );
-    let secrets = certificates(client.clone(), first.clone(), feed);
+    let (for_secrets, first_secrets) = (client.clone(), first.clone());
+    let secrets = async {
+        // Where nobody speaks TLS they are nobody's to read.
+        if is_secure {
+            certificates(for_secrets, first_secrets, feed).await;
+        }
+    };
     let draining = async {
         // Where the node itself drains nobody marks a pod.
         if feed.hub().probes {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::settings::Settings;
-use super::workloads::{GATEWAY, GATEWAY_INTERNAL, GATEWAY_TLS, PROXY, REPORTS, UPLOADS};
+use super::workloads::{GATEWAY, GATEWAY_INTERNAL, PROXY, REPORTS, UPLOADS};
 use super::{namespaced, selector};
 
 pub fn manifests(settings: &Settings) -> Vec<Value> {
@@ -17,7 +17,7 @@ pub fn manifests(settings: &Settings) -> Vec<Value> {
     vec![
         policy("controller", vec![], settings),
         policy("autoscaler", vec![reports], settings),
-        policy("gateway", vec![json!({"ports": [port(GATEWAY), port(GATEWAY_TLS), port(GATEWAY_INTERNAL)]})], settings),
+        policy("gateway", vec![json!({"ports": [port(GATEWAY), port(GATEWAY_INTERNAL)]})], settings),
         settings.registry.switch.of(policy(
             "builder",
             vec![json!({"ports": [port(UPLOADS)]}), json!({"ports": [port(PROXY)], "from": builds})],

@@ -81,8 +81,6 @@ const GATEWAY: &[Rule] = &[
     (SERVING, &["revisions"], WATCH),
     ("discovery.k8s.io", &["endpointslices"], WATCH),
     ("", &["pods"], WATCH),
-    // Certificates; an API server cannot be told to give no others.
-    ("", &["secrets"], WATCH),
 ];
 
 const BUILDER: &[Rule] = &[

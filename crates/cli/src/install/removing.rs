@@ -21,8 +21,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(300);
 /// Deletions at the same time.
 const AT_ONCE: usize = 8;
 /// The kinds of the definitions, in the order in which their objects are removed: what is made from another goes with it.
-const ORDER: [&str; 8] =
-    ["Function", "Service", "Route", "Configuration", "Revision", "Build", "PodAutoscaler", "Ingress"];
+const ORDER: [&str; 10] = [
+    "Function",
+    "DomainMapping",
+    "Service",
+    "Route",
+    "Configuration",
+    "Revision",
+    "Build",
+    "PodAutoscaler",
+    "Ingress",
+    "ClusterDomainClaim",
+];
 /// What the roles make in Dhow's own namespace.
 const BUILDS: &str = "app.kubernetes.io/part-of=dhow,app.kubernetes.io/component=build";
 const LEASES: [&str; 3] = ["dhow-controller", "dhow-autoscaler", "dhow-builder"];

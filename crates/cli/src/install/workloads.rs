@@ -8,7 +8,6 @@ use super::{NOBODY, labels, namespaced, selector};
 
 const METRICS: u16 = 9090;
 pub const GATEWAY: u16 = 8080;
-pub const GATEWAY_TLS: u16 = 8443;
 pub const GATEWAY_INTERNAL: u16 = 8082;
 pub const REPORTS: u16 = 8092;
 pub const UPLOADS: u16 = 8081;
@@ -51,9 +50,7 @@ pub fn manifests(settings: &Settings) -> Vec<Value> {
         deployment(gateway(settings), settings),
         settings.registry.switch.of(deployment(builder(settings), settings)),
     ];
-    let web = json!([
-        {"name": "http", "port": 80, "targetPort": GATEWAY}, {"name": "https", "port": 443, "targetPort": GATEWAY_TLS},
-    ]);
+    let web = json!([{"name": "http", "port": 80, "targetPort": GATEWAY}]);
     let inner = json!([{"name": "http", "port": 80, "targetPort": GATEWAY_INTERNAL}]);
     let uploads = json!([
         {"name": "http", "port": 80, "targetPort": UPLOADS}, {"name": "proxy", "port": PROXY, "targetPort": PROXY},
@@ -90,12 +87,11 @@ fn autoscaler() -> Workload {
 fn gateway(settings: &Settings) -> Workload {
     let args = vec![
         json!(format!("--gateway-listen=0.0.0.0:{GATEWAY}")),
-        json!(format!("--gateway-tls-listen=0.0.0.0:{GATEWAY_TLS}")),
         json!(format!("--gateway-internal-listen=0.0.0.0:{GATEWAY_INTERNAL}")),
     ];
     Workload {
         replicas: settings.gateway_replicas.clone(),
-        ports: vec![("http", GATEWAY), ("https", GATEWAY_TLS), ("internal", GATEWAY_INTERNAL)],
+        ports: vec![("http", GATEWAY), ("internal", GATEWAY_INTERNAL)],
         memory: ("96Mi", "512Mi"),
         grace_seconds: 45,
         pre_stop_seconds: Some(5),

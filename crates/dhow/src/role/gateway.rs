@@ -10,7 +10,7 @@ use super::{GATEWAY, Process, WORK, leaders};
 pub fn start(process: &mut Process, args: &cli::roles::GatewayArgs) -> Result<()> {
     let config = gateway::Config {
         public: args.gateway_listen,
-        secure: Some(args.gateway_tls_listen),
+        secure: args.gateway_tls_listen,
         // The gateway's Service is what the outside world sees.
         secure_port: Some(super::HTTPS),
         internal: args.gateway_internal_listen,

@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 
 use crate::function::HELLO;
-use crate::harness::{Platform, eventually, kubectl, machine, send};
+use crate::harness::{Platform, able, admin, eventually, kubectl, machine, send};
 
 const HOST: &str = "www.example.org";
 
@@ -95,6 +95,58 @@ async fn a_host_of_ones_own_with_and_without_a_certificate() {
     eventually("the host is nobody's", || async {
         let (status, claims) = (status(&platform, HOST).await, platform.kubectl_ok(&["get", "clusterdomainclaims"]));
         if status == 404 && !claims.contains(HOST) { Ok(()) } else { Err((status, claims)) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_host_leads_to_a_route_for_as_long_as_there_is_one() {
+    if !able() || kubectl().is_none() {
+        return;
+    }
+    let platform = Platform::start().await;
+    if platform.is_cluster() {
+        let claims = "--from-literal=autocreate-cluster-domain-claims=true";
+        let made = admin(&["create", "configmap", "config-network", "--namespace=dhow-system", claims]);
+        assert!(made.status.success(), "{}", crate::harness::said(&made));
+    }
+    platform.deploy("hello", HELLO);
+    let route = |tag: Option<&str>| {
+        let target = json!({"configurationName": "hello", "latestRevision": true, "percent": 100, "tag": tag});
+        json!({"apiVersion": "serving.knative.dev/v1", "kind": "Route", "metadata": {"name": "hand"},
+            "spec": {"traffic": [target]}})
+    };
+    platform.apply(&route(Some("blue")));
+    let host = format!("www.{}.example.org", platform.namespace());
+    platform.apply(
+        &json!({"apiVersion": "serving.knative.dev/v1beta1", "kind": "DomainMapping", "metadata": {"name": host},
+        "spec": {"ref": {"apiVersion": "serving.knative.dev/v1", "kind": "Route", "name": "hand"}}}),
+    );
+    eventually("the mapped host is served", || async {
+        let status = status(&platform, &host).await;
+        if status == 200 { Ok(()) } else { Err(status) }
+    })
+    .await;
+    let services = || platform.kubectl_ok(&["get", "services", "--output=name"]);
+    assert!(services().contains("service/blue-hand"), "{}", services());
+    platform.apply(&route(None));
+    eventually("the tag's Service is gone", || async {
+        let services = services();
+        if services.contains("blue-hand") { Err(services) } else { Ok(()) }
+    })
+    .await;
+    platform.kubectl_ok(&["delete", "route.serving.knative.dev", "hand"]);
+    eventually("the host leads nowhere, and says why", || async {
+        let shown = platform.kubectl_ok(&["get", "domainmapping", &host, "--output=jsonpath={.status.conditions}"]);
+        let status = status(&platform, &host).await;
+        let told = shown.contains("routes.serving.knative.dev \\\"hand\\\" not found");
+        if status == 404 && told { Ok(()) } else { Err((status, shown)) }
+    })
+    .await;
+    platform.kubectl_ok(&["delete", "domainmapping", &host]);
+    eventually("nobody has the host", || async {
+        let claims = platform.kubectl_ok(&["get", "clusterdomainclaims", "--output=name"]);
+        if claims.contains(&host) { Err(claims) } else { Ok(()) }
     })
     .await;
 }
