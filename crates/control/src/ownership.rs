@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use md5::Md5;
 use reconcile::Kind;
 use sha2::{Digest, Sha256};
 
@@ -65,16 +66,26 @@ pub fn generation_of<K: Kind>(object: &K) -> Option<i64> {
     object.meta().generation
 }
 
-/// `<parent><suffix>`, shortened with a hash when it would be too long for a DNS label.
+/// `<parent><suffix>`, or the same shortened with a hash when it would be too long for a DNS label: as Knative shortens it,
+/// since people and tests look for `<revision>-deployment` by its name.
 pub fn child_name(parent: &str, suffix: &str) -> String {
     let whole = format!("{parent}{suffix}");
     if whole.len() <= MAX_NAME {
         return whole;
     }
-    let hash = short_hash(whole.as_bytes());
-    let keep = MAX_NAME.saturating_sub(hash.len() + suffix.len() + 1);
-    let cut = (0..=keep.min(parent.len())).rev().find(|i| parent.is_char_boundary(*i)).unwrap_or(0);
-    format!("{}-{hash}{suffix}", parent[..cut].trim_end_matches('-'))
+    let hash = |text: &str| hex::encode(Md5::digest(text.as_bytes()));
+    let room = MAX_NAME - hash("").len();
+    if suffix.len() < room {
+        return format!("{}{}{suffix}", start_of(parent, room - suffix.len()), hash(parent));
+    }
+    let named = format!("{}{}", start_of(parent, room), hash(&whole));
+    let rest = start_of(suffix, MAX_NAME.saturating_sub(named.len()));
+    format!("{named}{rest}").trim_end_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned()
+}
+
+/// The first bytes of a text, no more than `most`, and no half character.
+fn start_of(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
 }
 
 /// Ten hexadecimal digits that stand for some bytes.
@@ -93,5 +104,9 @@ mod tests {
         assert_eq!(long.len(), MAX_NAME);
         assert!(long.ends_with("-deployment"));
         assert_ne!(long, child_name(&"a".repeat(62), "-deployment"));
+        let revision = "autoscale-up-down-up-in-a-namespace-of-its-own-qsjnnkvn-00001";
+        assert_eq!(child_name(revision, "-deployment"), "autoscale-up-down-up4705c0c39332c03f6ea83af3f7eff439-deployment");
+        let both = child_name("short", &"-s".repeat(40));
+        assert_eq!((both.len(), both.starts_with("short")), (MAX_NAME, true));
     }
 }

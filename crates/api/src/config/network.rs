@@ -1,6 +1,4 @@
-//! `config-network`: host names, plain HTTP, roll-outs.
-
-use jiff::SignedDuration;
+//! `config-network`: host names and plain HTTP.
 
 use super::{Data, Reader, Template};
 use crate::networking::HttpOption;
@@ -10,8 +8,6 @@ pub struct Network {
     /// Whether a DomainMapping may claim a host that nobody has; absent: only where there is one user, on one machine.
     pub claims: Option<bool>,
     pub http: HttpOption,
-    /// How long new traffic takes to move, unless a Route says.
-    pub rollout: SignedDuration,
     pub host: Template,
     pub tag: Template,
 }
@@ -31,9 +27,6 @@ impl Network {
         Self {
             claims: reader.data.contains_key(claims).then(|| reader.flag(claims, false)),
             http: reader.get("http-protocol", HttpOption::Enabled, http_option),
-            rollout: SignedDuration::from_secs(reader.get("rollout-duration", 0, |text| {
-                text.parse().ok().filter(|s| *s >= 0).ok_or_else(|| "is no number of seconds".into())
-            })),
             host: reader.get("domain-template", Template::host(), Template::parse_host),
             tag: reader.get("tag-template", Template::tag(), Template::parse_tag),
         }

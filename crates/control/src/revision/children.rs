@@ -169,12 +169,16 @@ fn is_usual(probe: &Probe) -> bool {
     *probe == usual
 }
 
-/// Knative lets a probe leave its port out; an API server does not.
+/// Knative is less strict about probes than an API server, and lets one leave its port out.
 fn name_port(probe: &mut Probe, port: i32) {
     let absent =
         |p: &IntOrString| matches!(p, IntOrString::Int(0)) || matches!(p, IntOrString::String(s) if s.is_empty());
-    if let Some(http) = probe.http_get.as_mut().filter(|http| absent(&http.port)) {
-        http.port = IntOrString::Int(port);
+    if let Some(http) = probe.http_get.as_mut() {
+        if absent(&http.port) {
+            http.port = IntOrString::Int(port);
+        }
+        // Knative takes `http`, too.
+        http.scheme = http.scheme.take().map(|scheme| scheme.to_ascii_uppercase());
     }
     if let Some(tcp) = probe.tcp_socket.as_mut().filter(|tcp| absent(&tcp.port)) {
         tcp.port = IntOrString::Int(port);

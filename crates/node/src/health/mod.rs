@@ -22,6 +22,9 @@ pub use self::plan::Probes;
 use self::plan::{Answers, Rule};
 use crate::translate;
 
+/// News that one container's probes can have before anybody hears of them: one of each kind.
+const AT_ONCE: usize = 4;
+
 /// What was found out of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
@@ -34,7 +37,7 @@ pub enum News {
 /// The probes of one run of a sandbox.
 pub struct Health {
     questions: FuturesUnordered<BoxFuture<'static, ()>>,
-    heard: mpsc::UnboundedReceiver<News>,
+    heard: mpsc::Receiver<News>,
     /// Of the containers that are ready only when their probes say so.
     ready: HashMap<String, bool>,
     /// Tells the questions that their container runs: it may have to wait for others.
@@ -44,10 +47,11 @@ pub struct Health {
 impl Health {
     /// `None` for a pod without probes.
     pub fn watch(pod: &Pod, provider: &Arc<dyn Provider>) -> Option<Self> {
-        let (tell, heard) = mpsc::unbounded_channel();
+        let containers: Vec<&Container> = pod.spec.iter().flat_map(translate::containers).collect();
+        let (tell, heard) = mpsc::channel(AT_ONCE * containers.len().max(1));
         let mut health =
             Self { questions: FuturesUnordered::new(), heard, ready: HashMap::new(), runs: HashMap::new() };
-        for container in pod.spec.iter().flat_map(translate::containers) {
+        for container in containers {
             // A pod whose probes cannot be made was refused.
             let Ok(probes) = Probes::of(container) else { continue };
             if probes.hold_back() {
@@ -109,11 +113,11 @@ impl Asked {
     }
 
     /// Asks for as long as it is polled. Nothing else is asked before the container has started.
-    async fn attend(self, probes: Probes, tell: mpsc::UnboundedSender<News>) {
+    async fn attend(self, probes: Probes, tell: mpsc::Sender<News>) {
         let begun = Instant::now();
         let unwell = |probe| News::Unwell { container: self.container.clone(), probe };
-        // Nobody listens any more when it is dropped, which ends this as well.
-        let say = |news| drop(tell.send(news));
+        // Whoever listens is also who has this polled, and hears all before it is polled again.
+        let say = |news| drop(tell.try_send(news));
         if let Some(rule) = probes.startup {
             let mut well = None;
             self.follow(Answers::new(rule.clone()), rule, begun, |is| {
