@@ -105,7 +105,10 @@ mod tests {
         assert!(long.ends_with("-deployment"));
         assert_ne!(long, child_name(&"a".repeat(62), "-deployment"));
         let revision = "autoscale-up-down-up-in-a-namespace-of-its-own-qsjnnkvn-00001";
-        assert_eq!(child_name(revision, "-deployment"), "autoscale-up-down-up4705c0c39332c03f6ea83af3f7eff439-deployment");
+        assert_eq!(
+            child_name(revision, "-deployment"),
+            "autoscale-up-down-up4705c0c39332c03f6ea83af3f7eff439-deployment"
+        );
         let both = child_name("short", &"-s".repeat(40));
         assert_eq!((both.len(), both.starts_with("short")), (MAX_NAME, true));
     }
