@@ -72,13 +72,7 @@ pub(crate) async fn run(client: Client, feed: &Feed, is_secure: bool) {
             Change::Flush => {}
         },
     );
-    let (for_secrets, first_secrets) = (client.clone(), first.clone());
-    let secrets = async {
-        // Where nobody speaks TLS they are nobody's to read.
-        if is_secure {
-            certificates(for_secrets, first_secrets, feed).await;
-        }
-    };
+    let secrets = certificates(is_secure.then(|| client.clone()), first.clone(), feed);
     let draining = async {
         // Where the node itself drains nobody marks a pod.
         if feed.hub().probes {
@@ -106,8 +100,9 @@ pub(crate) async fn run(client: Client, feed: &Feed, is_secure: bool) {
     tokio::join!(ingresses, slices, revisions, secrets, draining, completion);
 }
 
-/// The Secrets that hold certificates, and none of the others.
-async fn certificates(client: Client, first: mpsc::Sender<First>, feed: &Feed) {
+/// The Secrets that hold certificates, and none of the others. Where nobody speaks TLS they are nobody's to read.
+async fn certificates(client: Option<Client>, first: mpsc::Sender<First>, feed: &Feed) {
+    let Some(client) = client else { return };
     follow(
         Api::all(client),
         watcher::Config::default().fields("type=kubernetes.io/tls"),
