@@ -138,9 +138,9 @@ async fn differs(pair: &Pair, allowed: &Allowed, script: &Script) -> Vec<Differe
 /// Leaves out one step after another for as long as there is a difference.
 async fn smallest(pair: &Pair, allowed: &Allowed, mut script: Script) -> (Script, Vec<Difference>) {
     let mut differences = differs(pair, allowed, &script).await;
-    // What defines a kind stays, and that it is waited for.
+    // What defines a kind stays, and that it is waited for; and the object that the watches begin with.
     let first = script.steps.iter().rposition(|step| step.method == "WAIT").map_or(0, |at| at + 1);
-    for step in (first..script.steps.len()).rev() {
+    for step in (first + 1..script.steps.len()).rev() {
         let mut smaller = script.clone();
         smaller.steps.remove(step);
         let still = differs(pair, allowed, &smaller).await;
